@@ -1,0 +1,199 @@
+"""What the commands print: the JSON of ``--json``, the results of the control sockets.
+
+One set of structures for the daemons (which fill them) and the command lines (which draw
+them), so that the two cannot drift apart. Sizes are bytes, durations seconds, instants
+RFC 3339 UTC text. Every field is always present: scripts need not guess.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocol.wire.messages import DiskInfo, ErrorInfo, JobState, PassKind
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of everything printed."""
+
+
+class DiskView(View):
+    """One disk of a job. ``intermediate`` is its copy's path on the receiver."""
+
+    path: str
+    size: int
+    total_bytes: int
+    transferred_bytes: int
+    dirty_bytes: int
+    in_flight_bytes: int
+    differing_bytes: int
+    pass_: PassKind = msgspec.field(name="pass")
+    passed: int
+    tracker: str
+    trust: str
+    granule: int
+    intermediate: str | None
+
+
+class CheckpointView(View):
+    """One committed checkpoint; ``preserved`` says in words what keeps it."""
+
+    epoch: int
+    consistency: str
+    taken: str
+    frozen_seconds: float
+    snapshot: str | None
+    preserved: str
+
+
+class JobView(View):
+    """``job show``; also an element of ``job list``.
+
+    ``connected``: the source's control connection stands. ``held``: the intermediate disks
+    stay at the last checkpoint until ``job resume``. ``outcome``: '', 'cutover' or
+    'cancelled'. ``bandwidth`` is bytes per second, 0 for unlimited.
+    """
+
+    id: str
+    name: str
+    source: str
+    state: JobState
+    outcome: str
+    connected: bool
+    held: bool
+    consistency: str | None
+    epoch: int
+    speed_bytes_per_second: float
+    remaining_seconds: float | None
+    logical_bytes: int
+    wire_bytes: int
+    lag_seconds: float
+    sentence: str
+    error: ErrorInfo | None
+    bandwidth: int
+    compress: str
+    freeze_budget: float
+    every: float | None
+    keep: int
+    next_sync: str | None
+    created: str
+    valid_until: str | None
+    disks: tuple[DiskView, ...]
+    checkpoint: CheckpointView | None
+
+
+class CheckpointResult(View):
+    """``job checkpoint --wait`` and ``job cutover --wait``."""
+
+    epoch: int
+    consistency: str
+    frozen_seconds: float
+    snapshot: str | None
+    preserved: str
+    held: bool
+
+
+class SourceView(View):
+    """``source show``; ``certificate`` is the SHA-256 of its certificate in hex."""
+
+    name: str
+    connected: bool
+    address: str | None
+    enrolled: str
+    last_seen: str | None
+    certificate: str
+    software: str
+    disks: tuple[DiskInfo, ...]
+    job: str | None
+
+
+class ActivationView(View):
+    """``activation create``: the only time that the code is shown."""
+
+    code: str
+    uses: int
+    expires: str
+
+
+class IntermediateView(View):
+    """``disk list``."""
+
+    job: str
+    source: str
+    path: str
+    intermediate: str
+    kind: str
+    size: int
+    allocated_bytes: int
+    epoch: int
+    in_use: bool
+
+
+class TrackerView(View):
+    """What learns of writes on the source, and whether it can be believed."""
+
+    name: str
+    available: bool
+    sentence: str
+    misses: int
+
+
+class SourceStatus(View):
+    """``replicad status``: the job is the source's own view, None when there is none."""
+
+    name: str
+    software: str
+    enrolled: bool
+    receiver: str | None
+    connected: bool
+    sentence: str
+    tracker: TrackerView
+    job: JobStatus | None
+
+
+class JobStatus(View):
+    """The job as the source sees it: a JobReport in the words of ``status``."""
+
+    id: str
+    name: str
+    state: JobState
+    epoch: int
+    speed_bytes_per_second: float
+    remaining_seconds: float | None
+    logical_bytes: int
+    wire_bytes: int
+    lag_seconds: float
+    bandwidth: int
+    sentence: str
+    error: ErrorInfo | None
+    disks: tuple[DiskView, ...]
+    reconnects: int
+
+
+class CheckItem(View):
+    """One line of ``replicad check``: ``level`` is 'ok', 'note', 'warning' or 'problem'."""
+
+    level: str
+    subject: str
+    sentence: str
+    remedy: str
+
+
+class EstimateView(View):
+    """``replicad estimate``: what a full copy of these disks would mean."""
+
+    disks: tuple[EstimateDisk, ...]
+    total_bytes: int
+    used_bytes: int
+    compression_ratio: float
+    seconds_at: dict[str, float]
+    sentence: str
+
+
+class EstimateDisk(View):
+    """``used_bytes`` is sampled: the share of the disk that is not zero."""
+
+    path: str
+    size: int
+    used_bytes: int
+    compression_ratio: float
+    read_bytes_per_second: float
