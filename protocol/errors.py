@@ -227,6 +227,12 @@ ALREADY_ENROLLED = Kind(
     "Use 'replicad enroll --replace' if it should leave that receiver.",
     Exit.REFUSED,
 )
+AUTHORITY_UNUSABLE = Kind(
+    "RPL-2011",
+    "authority_unusable",
+    "the receiver's certificate authority in {path} cannot be used: {problem}",
+    "Put the right files back. A new authority means that every source must enrol again.",
+)
 
 # --- 3xxx the wire --------------------------------------------------------------------------
 UNREACHABLE = Kind(

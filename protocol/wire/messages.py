@@ -195,6 +195,23 @@ class Heartbeat(Message, tag="heartbeat"):
     echo: float = 0.0
 
 
+class AuthorityRequest(Message, tag="authority-request"):
+    """An enrolling source asks for the authority's certificate, over TLS that nobody vouches for.
+
+    The answer is worth nothing until its fingerprint equals that of the activation code; the
+    secret is said only on a second connection, which has that authority as its only anchor.
+    """
+
+    id: int
+
+
+class Authority(Message, tag="authority"):
+    """The certificate of the receiver's authority, PEM. Public; sent to anyone who asks."""
+
+    answers: int
+    certificate_pem: str
+
+
 class Enrol(Message, tag="enrol"):
     """A source without a certificate, over TLS whose CA it has checked against the code."""
 
@@ -340,6 +357,8 @@ ControlMessage = (
     | Welcome
     | Refused
     | Heartbeat
+    | AuthorityRequest
+    | Authority
     | Enrol
     | Enrolled
     | Inventory
