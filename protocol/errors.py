@@ -250,8 +250,8 @@ PROTOCOL = Kind(
 VERSION = Kind(
     "RPL-3003",
     "version",
-    "no common protocol version: we speak {ours}, the peer speaks {theirs}",
-    "Upgrade the older side.",
+    "no common protocol version: the receiver speaks {receiver}, the source speaks {source}; {older} is older",
+    "Upgrade the software of {older}, then it connects by itself.",
     Exit.REFUSED,
 )
 TOO_LONG = Kind(
@@ -295,6 +295,12 @@ TOO_MANY = Kind(
     "too_many",
     "too many connections: {what}",
     "Wait, or look for what is connecting so often.",
+)
+HELLO_REFUSED = Kind(
+    "RPL-3011",
+    "hello_refused",
+    "a data connection was refused: {detail}",
+    "The source makes new ones with a new session; if this repeats, look for who connects.",
 )
 
 # --- 4xxx the receiver's disks and jobs -----------------------------------------------------
@@ -442,6 +448,12 @@ RUNTIME_ON_DISK = Kind(
     "the runtime directory {path} lies on {disk}, which this job copies and freezes",
     "Set [runtime] directory to a place in memory, such as /run/replicad.",
     Exit.REFUSED,
+)
+RUNTIME_FULL = Kind(
+    "RPL-5007",
+    "runtime_full",
+    "{path} needs up to {needed} bytes, but its filesystem has {free} free",
+    "Make room there, or set [runtime] directory to a larger place in memory.",
 )
 TRACKER_UNAVAILABLE = Kind(
     "RPL-5101",
