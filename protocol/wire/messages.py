@@ -44,7 +44,7 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # --- what both sides know about disks --------------------------------------------------------
 
 
-class DiskIdentity(Value):
+class DiskIdentity(Value, frozen=True):
     """What tells one disk from another, whatever the device is called today.
 
     Empty text means that the disk has no such mark. ``filesystems`` are UUIDs, sorted.
@@ -56,7 +56,7 @@ class DiskIdentity(Value):
     filesystems: tuple[str, ...] = ()
 
 
-class Mounted(Value):
+class Mounted(Value, frozen=True):
     """A filesystem of a disk that is mounted on the source."""
 
     mount: str
@@ -64,7 +64,7 @@ class Mounted(Value):
     device: str
 
 
-class DiskInfo(Value):
+class DiskInfo(Value, frozen=True):
     """A disk that the source offers. ``kind`` is ``disk`` (block device) or ``file``."""
 
     path: str
@@ -78,7 +78,7 @@ class DiskInfo(Value):
 # --- the job ---------------------------------------------------------------------------------
 
 
-class CheckpointOrder(Value):
+class CheckpointOrder(Value, frozen=True):
     """One wanted checkpoint. ``request`` is unique; asking twice with it is asking once."""
 
     request: str
@@ -86,7 +86,7 @@ class CheckpointOrder(Value):
     cutover: bool = False
 
 
-class JobOrder(Message, tag="job-order"):
+class JobOrder(Message, frozen=True, tag="job-order"):
     """Receiver to source: all that is wanted of the job now. ``want='none'``: no job.
 
     ``revision`` grows with every change, so that a report can say which order it obeys.
@@ -107,7 +107,7 @@ class JobOrder(Message, tag="job-order"):
     held: bool = False
 
 
-class DiskReport(Value):
+class DiskReport(Value, frozen=True):
     """What one disk of a job is doing. Field names are those of ``job show --json``."""
 
     path: str
@@ -124,7 +124,7 @@ class DiskReport(Value):
     granule: int = 4096
 
 
-class ErrorInfo(Value):
+class ErrorInfo(Value, frozen=True):
     """A fault as it travels; see ``protocol.errors``."""
 
     code: str
@@ -132,7 +132,7 @@ class ErrorInfo(Value):
     remedy: str = ""
 
 
-class JobReport(Message, tag="job-report"):
+class JobReport(Message, frozen=True, tag="job-report"):
     """Source to receiver, about once a second: the state of the job as the source sees it.
 
     The same object feeds ``replicad status``, the metrics and the log. ``speed`` is logical
@@ -159,7 +159,7 @@ class JobReport(Message, tag="job-report"):
 # --- the conversation ------------------------------------------------------------------------
 
 
-class Hello(Message, tag="hello"):
+class Hello(Message, frozen=True, tag="hello"):
     """First message of the source. ``versions`` that it speaks, best first."""
 
     versions: tuple[int, ...]
@@ -169,7 +169,7 @@ class Hello(Message, tag="hello"):
     boot: str = ""
 
 
-class Welcome(Message, tag="welcome"):
+class Welcome(Message, frozen=True, tag="welcome"):
     """The receiver's answer: the version and capabilities that both will use."""
 
     version: int
@@ -179,7 +179,7 @@ class Welcome(Message, tag="welcome"):
     heartbeat_seconds: float = 10.0
 
 
-class Refused(Message, tag="refused"):
+class Refused(Message, frozen=True, tag="refused"):
     """Either side, instead of an answer or before closing. ``answers``: the request's id."""
 
     code: str
@@ -188,14 +188,14 @@ class Refused(Message, tag="refused"):
     answers: int = 0
 
 
-class Heartbeat(Message, tag="heartbeat"):
+class Heartbeat(Message, frozen=True, tag="heartbeat"):
     """Sent by each side at the agreed interval; ``echo`` returns the peer's last ``sent``."""
 
     sent: float
     echo: float = 0.0
 
 
-class AuthorityRequest(Message, tag="authority-request"):
+class AuthorityRequest(Message, frozen=True, tag="authority-request"):
     """An enrolling source asks for the authority's certificate, over TLS that nobody vouches for.
 
     The answer is worth nothing until its fingerprint equals that of the activation code; the
@@ -205,14 +205,14 @@ class AuthorityRequest(Message, tag="authority-request"):
     id: int
 
 
-class Authority(Message, tag="authority"):
+class Authority(Message, frozen=True, tag="authority"):
     """The certificate of the receiver's authority, PEM. Public; sent to anyone who asks."""
 
     answers: int
     certificate_pem: str
 
 
-class Enrol(Message, tag="enrol"):
+class Enrol(Message, frozen=True, tag="enrol"):
     """A source without a certificate, over TLS whose CA it has checked against the code."""
 
     id: int
@@ -221,8 +221,11 @@ class Enrol(Message, tag="enrol"):
     request_pem: str
     replace: bool = False
 
+    def __repr__(self) -> str:
+        return f"Enrol(id={self.id}, name={self.name!r}, secret=...)"
 
-class Enrolled(Message, tag="enrolled"):
+
+class Enrolled(Message, frozen=True, tag="enrolled"):
     """The certificate for the source and the authority that signed it, both PEM."""
 
     answers: int
@@ -231,13 +234,13 @@ class Enrolled(Message, tag="enrolled"):
     receiver: str = ""
 
 
-class Inventory(Message, tag="inventory"):
+class Inventory(Message, frozen=True, tag="inventory"):
     """The source's disks, sent after Welcome and whenever they change."""
 
     disks: tuple[DiskInfo, ...]
 
 
-class OpenDisk(Value):
+class OpenDisk(Value, frozen=True):
     """A disk of a session as the source sees it; ``generation`` and ``epoch`` are what the
     source's dirty map belongs to ('' and 0 when it has none)."""
 
@@ -248,7 +251,7 @@ class OpenDisk(Value):
     epoch: int = 0
 
 
-class OpenSession(Message, tag="open-session"):
+class OpenSession(Message, frozen=True, tag="open-session"):
     """Source to receiver: prepare the intermediate disks and fence every older writer."""
 
     id: int
@@ -256,7 +259,7 @@ class OpenSession(Message, tag="open-session"):
     disks: tuple[OpenDisk, ...]
 
 
-class OpenedDisk(Value):
+class OpenedDisk(Value, frozen=True):
     """An intermediate disk that is ready. ``number`` names it in data frames.
 
     ``generation`` is minted when an intermediate disk is created and again whenever its
@@ -270,7 +273,7 @@ class OpenedDisk(Value):
     intermediate: str
 
 
-class SessionOpened(Message, tag="session-opened"):
+class SessionOpened(Message, frozen=True, tag="session-opened"):
     """Receiver to source: where and with what key the data connections are made.
 
     ``secret`` is 32 fresh random bytes (base64 in JSON); ``epoch`` the last committed one.
@@ -285,21 +288,24 @@ class SessionOpened(Message, tag="session-opened"):
     connections: int = 2
     window_bytes: int = 64 << 20
 
+    def __repr__(self) -> str:
+        return f"SessionOpened(session={self.session!r}, epoch={self.epoch}, secret=...)"
 
-class CloseSession(Message, tag="close-session"):
+
+class CloseSession(Message, frozen=True, tag="close-session"):
     """Source to receiver: the session ends, its disks may be closed."""
 
     session: str
 
 
-class SessionFailed(Message, tag="session-failed"):
+class SessionFailed(Message, frozen=True, tag="session-failed"):
     """Receiver to source: the session cannot go on (disk full, I/O error, fenced)."""
 
     session: str
     error: ErrorInfo
 
 
-class Commit(Message, tag="commit"):
+class Commit(Message, frozen=True, tag="commit"):
     """Source to receiver: all of epoch's content is durably acknowledged; record it."""
 
     id: int
@@ -314,7 +320,7 @@ class Commit(Message, tag="commit"):
     cutover: bool = False
 
 
-class Committed(Message, tag="committed"):
+class Committed(Message, frozen=True, tag="committed"):
     """The checkpoint is recorded and, where the storage allows it, preserved.
 
     ``held``: the intermediate disks stay as they are until a later order releases them.
@@ -327,7 +333,7 @@ class Committed(Message, tag="committed"):
     preserved: str = ""
 
 
-class CheckpointFailed(Message, tag="checkpoint-failed"):
+class CheckpointFailed(Message, frozen=True, tag="checkpoint-failed"):
     """Source to receiver: the wanted checkpoint could not be taken, and why."""
 
     job: str
@@ -335,7 +341,7 @@ class CheckpointFailed(Message, tag="checkpoint-failed"):
     error: ErrorInfo
 
 
-class Ask(Message, tag="ask"):
+class Ask(Message, frozen=True, tag="ask"):
     """Source to receiver: an administrator on the source asks for a change of his job."""
 
     id: int
@@ -345,7 +351,7 @@ class Ask(Message, tag="ask"):
     hold: bool = False
 
 
-class Answer(Message, tag="answer"):
+class Answer(Message, frozen=True, tag="answer"):
     """The receiver's answer to an Ask: JSON text of what the receiver's own command prints."""
 
     answers: int
