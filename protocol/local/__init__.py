@@ -1,0 +1,1 @@
+"""What a daemon needs from its machine: configuration, log, systemd, lock, metrics."""

@@ -1,0 +1,340 @@
+"""Draws what the commands answer, for people: tables, progress, one disk a line.
+
+Both command lines show jobs and disks, so both draw them here. Each function takes a view and
+returns something that rich can print; nothing here prints, asks or waits, so tests draw on a
+recording console. A value that is not there is drawn as a dash, never as a zero.
+
+What a peer sent (names, paths, sentences) is drawn as :class:`~rich.text.Text`, never as rich's
+markup: a source must not be able to write colours or links on the administrator's terminal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from protocol.units import format_duration, format_limit, format_rate, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import RenderableType
+
+    from protocol.views import (
+        ActivationView,
+        CheckItem,
+        CheckpointResult,
+        CheckpointView,
+        DiskView,
+        EstimateView,
+        IntermediateView,
+        JobStatus,
+        JobView,
+        SourceStatus,
+        SourceView,
+    )
+    from protocol.wire.messages import DiskInfo, ErrorInfo
+
+NONE = "-"
+BAR = 24
+"""Width of a progress bar in characters."""
+
+STATE_STYLES = {
+    "error": "bold red",
+    "expired": "red",
+    "paused": "yellow",
+    "finished": "green",
+    "syncing": "cyan",
+    "checkpointing": "cyan",
+}
+LEVEL_STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
+
+
+def plain(value: object, style: str = "") -> Text:
+    """Text that shows control characters instead of obeying them; None is a dash."""
+    text = NONE if value is None or value == "" else str(value)
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), style)
+
+
+def seconds(value: float | None) -> str:
+    """``83.4`` -> ``1m23s``; below ten seconds with a digit more; a dash for "cannot say"."""
+    if value is None:
+        return NONE
+    return format_duration(round(value, 1) if value < 10 else round(value))
+
+
+def milliseconds(value: float) -> str:
+    """How long a freeze was: ``0.0834`` -> ``83 ms``."""
+    return f"{value * 1000:.0f} ms"
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def _facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    """Two columns without a head: what, and its value."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(Text(name, "dim"), value)
+    return table
+
+
+def bar(done: int, total: int) -> Text:
+    """``##########......  41%``, in characters that every terminal and log file has."""
+    share = min(1.0, done / total) if total > 0 else 1.0
+    filled = int(share * BAR)
+    # never 100 % before the last byte: a full bar that does not end is a broken promise
+    percent = 100 if total <= done else min(99, int(share * 100))
+    return Text("#" * filled + "." * (BAR - filled) + f" {percent:3d}%")
+
+
+# --- jobs ------------------------------------------------------------------------------------
+
+
+def jobs(views: Sequence[JobView]) -> RenderableType:
+    """``job list``: one line a job."""
+    if not views:
+        return Text("no jobs")
+    right = ("epoch", "speed", "remaining")
+    columns = ("id", "name", "source", "state", "epoch", "speed", "remaining", "doing")
+    table = _table(*columns, right=right)
+    for view in views:
+        table.add_row(
+            plain(view.id),
+            plain(view.name),
+            plain(view.source),
+            state(view),
+            str(view.epoch),
+            format_rate(view.speed_bytes_per_second),
+            seconds(view.remaining_seconds),
+            plain(view.error.message if view.error else view.sentence),
+        )
+    return table
+
+
+def state(view: JobView | JobStatus) -> Text:
+    """The state in its colour; on the receiver also why it ended and whether it is held."""
+    text = plain(view.state, STATE_STYLES.get(view.state, ""))
+    for word in (getattr(view, "outcome", ""), "held" if getattr(view, "held", False) else ""):
+        if word:
+            text.append(f" ({word})")
+    return text
+
+
+def job(view: JobView) -> RenderableType:
+    """``job show``: all of one job."""
+    rows: list[tuple[str, RenderableType]] = [
+        ("job", plain(f"{view.name} ({view.id})")),
+        ("source", plain(view.source + ("" if view.connected else ", not connected"))),
+        *_progress(view),
+        ("limit", Text(f"{format_limit(view.bandwidth)}, compression {view.compress}")),
+        ("freeze", Text(f"at most {format_duration(view.freeze_budget)}")),
+        ("schedule", Text(_schedule(view))),
+        ("created", plain(view.created)),
+        ("valid until", plain(view.valid_until)),
+    ]
+    return Group(
+        _facts(rows), *_error(view.error), Text(), disks(view.disks), *_checkpoint(view.checkpoint)
+    )
+
+
+def _progress(view: JobView | JobStatus) -> list[tuple[str, RenderableType]]:
+    """What the receiver's and the source's view of a running job have in common."""
+    travelled = f"{format_size(view.logical_bytes)} of disk, {format_size(view.wire_bytes)} on wire"
+    return [
+        ("state", state(view)),
+        ("doing", plain(view.sentence)),
+        ("speed", Text(format_rate(view.speed_bytes_per_second))),
+        ("remaining", Text(seconds(view.remaining_seconds))),
+        ("sent", Text(travelled)),
+        ("behind", Text(seconds(view.lag_seconds))),
+        ("epoch", Text(str(view.epoch))),
+    ]
+
+
+def _schedule(view: JobView) -> str:
+    if view.every is None:
+        return "continuous"
+    return f"every {format_duration(view.every)}, keeps {view.keep}, next {view.next_sync or NONE}"
+
+
+def _error(error: ErrorInfo | None) -> list[RenderableType]:
+    if error is None:
+        return []
+    return [Text(), plain(f"{error.code}: {error.message}", "bold red"), plain(error.remedy)]
+
+
+def _checkpoint(view: CheckpointView | None) -> list[RenderableType]:
+    if view is None:
+        return []
+    sentence = f"checkpoint {view.epoch} ({view.consistency}) of {view.taken}, frozen "
+    kept = f": {view.preserved}" if view.preserved else ""
+    return [Text(), plain(f"{sentence}{milliseconds(view.frozen_seconds)}{kept}")]
+
+
+def disks(views: Sequence[DiskView]) -> RenderableType:
+    """The disks of a job, with the progress of the pass that each is in."""
+    columns = ("disk", "size", "pass", "progress", "dirty", "tracker", "intermediate")
+    table = _table(*columns, right=("size", "dirty"))
+    for view in views:
+        table.add_row(
+            plain(view.path),
+            format_size(view.size),
+            plain(view.pass_),
+            Text(NONE) if view.pass_ == "idle" else bar(view.transferred_bytes, view.total_bytes),
+            format_size(view.dirty_bytes + view.in_flight_bytes),
+            plain(f"{view.tracker} ({view.trust})" if view.trust else view.tracker),
+            plain(view.intermediate),
+        )
+    return table
+
+
+def checkpoint(view: CheckpointResult) -> RenderableType:
+    """``job checkpoint --wait`` and ``job cutover --wait``."""
+    held = "; the intermediate disks are held until 'job resume'" if view.held else ""
+    kept = f"; {view.preserved}" if view.preserved else ""
+    return plain(
+        f"checkpoint {view.epoch}: {view.consistency}, frozen {milliseconds(view.frozen_seconds)}"
+        f"{kept}{held}"
+    )
+
+
+# --- the receiver's other things -------------------------------------------------------------
+
+
+def activation(view: ActivationView) -> RenderableType:
+    """``activation create``: the code alone on its line, to be copied."""
+    return Group(plain(view.code), Text(f"valid until {view.expires}, {view.uses} use(s)", "dim"))
+
+
+def sources(views: Sequence[SourceView]) -> RenderableType:
+    """``source list``."""
+    if not views:
+        return Text("no sources; 'receiver activation create' makes a code to enrol one")
+    table = _table("name", "connected", "address", "last seen", "disks", "job", right=("disks",))
+    for view in views:
+        table.add_row(
+            plain(view.name),
+            Text("yes", "green") if view.connected else Text("no", "yellow"),
+            plain(view.address),
+            plain(view.last_seen),
+            str(len(view.disks)),
+            plain(view.job),
+        )
+    return table
+
+
+def source(view: SourceView) -> RenderableType:
+    """``source show``: with the disks that it offers."""
+    rows = [
+        ("source", plain(view.name)),
+        ("connected", Text("yes" if view.connected else "no")),
+        ("address", plain(view.address)),
+        ("enrolled", plain(view.enrolled)),
+        ("last seen", plain(view.last_seen)),
+        ("software", plain(view.software)),
+        ("certificate", plain(view.certificate)),
+        ("job", plain(view.job)),
+    ]
+    return Group(_facts(rows), Text(), inventory(view.disks))
+
+
+def inventory(infos: Sequence[DiskInfo]) -> RenderableType:
+    """The disks of a source, and what is mounted from them."""
+    if not infos:
+        return Text("no disks")
+    table = _table("disk", "size", "kind", "model", "mounted", right=("size",))
+    for info in infos:
+        mounts = ", ".join(f"{mounted.mount} ({mounted.kind})" for mounted in info.mounted)
+        table.add_row(
+            plain(info.path),
+            format_size(info.size),
+            plain(info.kind),
+            plain(info.model),
+            plain(mounts),
+        )
+    return table
+
+
+def intermediates(views: Sequence[IntermediateView]) -> RenderableType:
+    """``disk list`` of the receiver."""
+    if not views:
+        return Text("no intermediate disks")
+    columns = ("job", "source", "disk", "intermediate", "kind", "size", "allocated", "epoch", "use")
+    table = _table(*columns, right=("size", "allocated", "epoch"))
+    for view in views:
+        table.add_row(
+            plain(view.job),
+            plain(view.source),
+            plain(view.path),
+            plain(view.intermediate),
+            plain(view.kind),
+            format_size(view.size),
+            format_size(view.allocated_bytes),
+            str(view.epoch),
+            "in use" if view.in_use else "free",
+        )
+    return table
+
+
+# --- the source's things ---------------------------------------------------------------------
+
+
+def status(view: SourceStatus) -> RenderableType:
+    """``replicad status``."""
+    if not view.enrolled:
+        receiver = "not enrolled: 'replicad enroll CODE --receiver HOST'"
+    else:
+        receiver = f"{view.receiver or NONE}, {'' if view.connected else 'not '}connected"
+    tracker = view.tracker.name + (f", {view.tracker.misses} missed" if view.tracker.misses else "")
+    rows: list[tuple[str, RenderableType]] = [
+        ("source", plain(view.name)),
+        ("receiver", plain(receiver)),
+        (
+            "tracker",
+            plain(f"{tracker}: {view.tracker.sentence}" if view.tracker.sentence else tracker),
+        ),
+    ]
+    if view.job is None:
+        return Group(_facts([*rows, ("job", plain(view.sentence or "none"))]))
+    rows.append(("job", plain(f"{view.job.name} ({view.job.id})")))
+    rows += _progress(view.job)
+    rows.append(("limit", Text(format_limit(view.job.bandwidth))))
+    return Group(_facts(rows), *_error(view.job.error), Text(), disks(view.job.disks))
+
+
+def checks(items: Sequence[CheckItem]) -> RenderableType:
+    """``replicad check``: a line each, the remedy under what needs one."""
+    table = Table.grid(padding=(0, 2))
+    for item in items:
+        sentence = plain(item.sentence)
+        if item.remedy:
+            sentence.append_text(Text("\n") + plain(item.remedy, "dim"))
+        table.add_row(
+            plain(item.level, LEVEL_STYLES.get(item.level, "")), plain(item.subject), sentence
+        )
+    return table
+
+
+def estimate(view: EstimateView) -> RenderableType:
+    """``replicad estimate``: what is on the disks and how long a first copy would take."""
+    table = _table("disk", "size", "used", "compresses", "reads at", right=("size", "used"))
+    for disk in view.disks:
+        table.add_row(
+            plain(disk.path),
+            format_size(disk.size),
+            format_size(disk.used_bytes),
+            f"{disk.compression_ratio:.2f} : 1",
+            format_rate(disk.read_bytes_per_second),
+        )
+    times = _table("at", "first copy takes", right=("first copy takes",))
+    for rate, duration in view.seconds_at.items():
+        times.add_row(plain(rate), seconds(duration))
+    return Group(table, Text(), times, Text(), plain(view.sentence))

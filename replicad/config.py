@@ -1,0 +1,80 @@
+"""The configuration of ``replicad``: what ``/etc/replicad/replicad.toml`` may say.
+
+Every key has a default, so an absent file is a valid configuration. Receiver and ports are
+not here: they are learned at enrolment.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from protocol.local.config import read
+from protocol.local.sections import Log, Runtime, Section
+from protocol.local.values import Address, Directory, Name, OptionalListen, Paths
+
+DEFAULT_PATH: Final = Path("/etc/replicad/replicad.toml")
+
+
+class Source(Section, frozen=True):
+    """``[source]``: the name this server enrols with, and the disks that may be copied.
+
+    ``disks`` empty: all of them.
+    """
+
+    name: Name = msgspec.field(default_factory=socket.gethostname)
+    disks: Paths = ()
+
+
+class Metrics(Section, frozen=True):
+    """``[metrics]``: where Prometheus finds us; ``""`` switches it off."""
+
+    listen: OptionalListen = Address("127.0.0.1", 9870)
+
+
+class Hooks(Section, frozen=True):
+    """``[hooks]``: the directory that holds ``pre-freeze.d`` and its siblings."""
+
+    directory: Directory = Path("/etc/replicad/hooks")
+
+
+class State(Section, frozen=True):
+    """``[state]``: what outlives a boot: identity, certificate, receiver."""
+
+    directory: Directory = Path("/var/lib/replicad")
+
+
+class RuntimeHere(Runtime, frozen=True):
+    """``[runtime]`` with this daemon's default."""
+
+    directory: Directory = Path("/run/replicad")
+
+
+class Tracker(Section, frozen=True):
+    """``[tracker]``: ``off`` makes every sync a compare pass."""
+
+    enabled: Literal["auto", "off"] = "auto"
+
+
+class Config(Section, frozen=True):
+    """The whole file."""
+
+    source: Source = msgspec.field(default_factory=Source)
+    metrics: Metrics = Metrics()
+    hooks: Hooks = Hooks()
+    state: State = State()
+    runtime: RuntimeHere = RuntimeHere()
+    tracker: Tracker = Tracker()
+    log: Log = Log()
+
+
+def load(path: Path | None = None) -> Config:
+    """The configuration in ``path``; None reads :data:`DEFAULT_PATH`, which may be missing.
+
+    Raises:
+        LocalFault: CONFIGURATION, naming every wrong key with its line.
+    """
+    return read(path, DEFAULT_PATH, Config)
