@@ -1,0 +1,69 @@
+"""What holds for every test: who may run it, and how hard hypothesis tries.
+
+A test marked `root` makes block devices, mounts and BPF programs. Without root it is skipped, and the
+summary says so. Where `REPLICAD_REQUIRE_ROOT_TESTS=1` such a skip is a failure, whoever asked for it:
+this file, the test itself, or a module that skipped itself whole. Otherwise a machine that lacks
+something would look like a machine on which everything passed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+ROOT_REQUIRED = os.environ.get("REPLICAD_REQUIRE_ROOT_TESTS") == "1"
+
+# No deadline: on a shared machine one slow example says nothing. No HealthCheck.too_slow for the same reason.
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "ci",
+    parent=settings.get_profile("dev"),
+    max_examples=200,
+    print_blob=True,
+    database=None,
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a root test for whoever is not root."""
+    if item.get_closest_marker("root") is not None and os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+def _reason(longrepr: object) -> str:
+    """What a skip said: pytest keeps it as (path, line, reason)."""
+    return str(longrepr[2]) if isinstance(longrepr, tuple) else str(longrepr)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where root tests are required, a skipped one has failed."""
+    report = yield
+    if (
+        ROOT_REQUIRED
+        and report.skipped
+        and not hasattr(report, "wasxfail")
+        and item.get_closest_marker("root") is not None
+    ):
+        report.outcome = "failed"
+        report.longrepr = f"a root test may not be skipped here: {_reason(report.longrepr)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module that skips itself takes its root tests with it, unseen: the same failure."""
+    report = yield
+    if ROOT_REQUIRED and report.outcome == "skipped":
+        report.outcome = "failed"
+        report.longrepr = f"a module may not skip itself here: {_reason(report.longrepr)}"
+    return report
