@@ -184,11 +184,12 @@ def disks(views: Sequence[DiskView]) -> RenderableType:
     columns = ("disk", "size", "pass", "progress", "dirty", "tracker", "intermediate")
     table = _table(*columns, right=("size", "dirty"))
     for view in views:
+        moving = view.pass_ in ("full", "compare", "delta")
         table.add_row(
             plain(view.path),
             format_size(view.size),
             plain(view.pass_),
-            Text(NONE) if view.pass_ == "idle" else bar(view.transferred_bytes, view.total_bytes),
+            bar(view.transferred_bytes, view.total_bytes) if moving else Text(NONE),
             format_size(view.dirty_bytes + view.in_flight_bytes),
             plain(f"{view.tracker} ({view.trust})" if view.trust else view.tracker),
             plain(view.intermediate),
@@ -294,13 +295,12 @@ def status(view: SourceStatus) -> RenderableType:
     else:
         receiver = f"{view.receiver or NONE}, {'' if view.connected else 'not '}connected"
     tracker = view.tracker.name + (f", {view.tracker.misses} missed" if view.tracker.misses else "")
+    if view.tracker.sentence:
+        tracker += f": {view.tracker.sentence}"
     rows: list[tuple[str, RenderableType]] = [
         ("source", plain(view.name)),
         ("receiver", plain(receiver)),
-        (
-            "tracker",
-            plain(f"{tracker}: {view.tracker.sentence}" if view.tracker.sentence else tracker),
-        ),
+        ("tracker", plain(tracker)),
     ]
     if view.job is None:
         return Group(_facts([*rows, ("job", plain(view.sentence or "none"))]))
@@ -317,9 +317,8 @@ def checks(items: Sequence[CheckItem]) -> RenderableType:
         sentence = plain(item.sentence)
         if item.remedy:
             sentence.append_text(Text("\n") + plain(item.remedy, "dim"))
-        table.add_row(
-            plain(item.level, LEVEL_STYLES.get(item.level, "")), plain(item.subject), sentence
-        )
+        level = plain(item.level, LEVEL_STYLES.get(item.level, ""))
+        table.add_row(level, plain(item.subject), sentence)
     return table
 
 
