@@ -1,0 +1,59 @@
+"""What is taken out of a dirty map at once, travels together, and comes back with one answer.
+
+A batch is the unit of everything after the map: read into one buffer, sealed as one frame,
+acknowledged or lost as a whole. It exists only while its granules are in flight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from replicad.dirtymap.bitmap import Place, Words
+
+Kind = Literal["data", "compare"]
+Segments = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Granules of one disk that are in flight. Compared and hashed by identity.
+
+    Attributes:
+        disk: the number the disk has in the session's data frames.
+        kind: ``data`` (content travels) or ``compare`` (digests travel).
+        segments: ascending, disjoint runs ``(first granule, count)``.
+        granules: how many granules the segments cover.
+        place, mask: the same granules as words of the bitmaps.
+    """
+
+    disk: int
+    kind: Kind
+    segments: Segments
+    granules: int
+    place: Place = field(repr=False)
+    mask: Words = field(repr=False)
+
+    @property
+    def first(self) -> int:
+        """The lowest granule."""
+        return self.segments[0][0]
+
+    @property
+    def end(self) -> int:
+        """One past the highest granule."""
+        first, count = self.segments[-1]
+        return first + count
+
+    def ranges(self, granule: int, size: int) -> list[tuple[int, int]]:
+        """The segments as ``(offset, length)`` in bytes, clipped to a disk of ``size`` bytes."""
+        found = [(first * granule, count * granule) for first, count in self.segments]
+        offset, length = found[-1]
+        if offset + length > size:
+            found[-1] = (offset, size - offset)
+        return found
+
+    def bytes(self, granule: int, size: int) -> int:
+        """Bytes that the segments cover on a disk of ``size`` bytes."""
+        return self.granules * granule - max(0, self.end * granule - size)
