@@ -173,6 +173,7 @@ class LockedArena:
         except CannotLockError:
             self._buffer.free()
             raise
+        self._freed = False
         self.size = size
         self.view = self._buffer.view[:size]
 
@@ -184,6 +185,7 @@ class LockedArena:
 
     def free(self) -> None:
         """Unlocks and unmaps; may be called again. BufferError while a slice is still held."""
-        self.view.release()
-        if self._buffer.view.nbytes:
+        if not self._freed:
+            self.view.release()
             self._buffer.free()
+            self._freed = True

@@ -81,7 +81,7 @@ def distrust(found: Header, present: Header) -> str | None:
         (found.token == present.token, "the tracker was attached anew"),
         (
             found.misses == present.misses,
-            f"the tracker missed {present.misses - found.misses} events",
+            f"the tracker missed {missed} events",
         ),
     )
     return next((reason for holds, reason in checks if not holds), None)

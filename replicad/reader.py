@@ -1,0 +1,256 @@
+"""Reading the source's disk, past the page cache, into buffers that exist.
+
+Why O_DIRECT: a mounted filesystem writes to the disk underneath the device's own page cache, so
+a buffered read of the device returns what was cached before (measured). For a regular file that
+is not so: there a filesystem that refuses O_DIRECT (some tmpfs, some FUSE) is read buffered, and
+:attr:`DiskReader.direct` says so.
+
+Many small ranges close to each other are read with one call, the gaps into a buffer that nobody
+looks at: a gap costs bandwidth, a call costs latency. See :data:`GAP`.
+
+A range that cannot be read is tried again granule by granule, so that the error names the exact
+place; a disk that is gone or has another size is told apart from one that cannot be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from protocol.errors import SOURCE_DISK_MISSING, SOURCE_DISK_READ, SOURCE_DISK_RESIZED
+from replicad.buffers import Buffer
+
+BLKGETSIZE64 = 0x80081272
+BLKSSZGET = 0x1268
+
+GAP = 16 << 10
+"""Bytes between two ranges up to which the gap is read as well. See bench/reader_gap.py for the
+measurement: on the test machine's disk calls below this distance cost more than the bytes."""
+
+ATTEMPTS = 3
+"""How often a granule is tried before the disk is said to be unreadable there."""
+
+_IOV_MAX = 1024
+_FILE_ALIGNMENT = 4096
+_GONE = frozenset({errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM})
+
+Preadv = Callable[[int, Sequence[memoryview], int], int]
+Range = tuple[int, int]
+
+
+class DiskReader:
+    """An open source disk. ``read`` may be called by several threads at once.
+
+    Attributes:
+        path: as given.
+        kind: ``disk`` (block device) or ``file``.
+        size: bytes when it was opened.
+        sector: bytes to which direct reads must be aligned.
+        direct: whether reads go past the page cache.
+    """
+
+    def __init__(
+        self, path: str, *, granule: int = 4096, gap: int = GAP, preadv: Preadv = os.preadv
+    ) -> None:
+        """Opens ``path``. Raises LocalFault ``source_disk_missing`` if that is not possible."""
+        self.path = path
+        self._granule = granule
+        self._preadv = preadv
+        self._trash = Buffer(max(gap, 4096)).view
+        self._gap = gap
+        self._fd, self.direct = self._open()
+        try:
+            self.kind = self._kind()
+            self.size = self._size()
+            self.sector = self._sector()
+            if self.direct and self.kind == "file":
+                self._try_direct()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _open(self) -> tuple[int, bool]:
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        try:
+            return os.open(self.path, flags | os.O_DIRECT), True
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise self._missing(error.strerror) from error
+        return os.open(self.path, flags), False
+
+    def _kind(self) -> Literal["disk", "file"]:
+        mode = os.fstat(self._fd).st_mode
+        if stat.S_ISREG(mode):
+            return "file"
+        if not stat.S_ISBLK(mode):
+            raise self._missing("it is neither a block device nor a regular file")
+        if not self.direct:
+            raise self._missing("it cannot be read past the page cache")
+        return "disk"
+
+    def _size(self) -> int:
+        if self.kind == "file":
+            return os.fstat(self._fd).st_size
+        try:
+            answer = fcntl.ioctl(self._fd, BLKGETSIZE64, bytes(8))
+        except OSError as error:
+            raise self._missing(error.strerror) from error
+        (size,) = struct.unpack("=Q", answer)
+        return int(size)
+
+    def _sector(self) -> int:
+        if self.kind == "file":
+            return _FILE_ALIGNMENT
+        (sector,) = struct.unpack("=i", fcntl.ioctl(self._fd, BLKSSZGET, bytes(4)))
+        return int(sector)
+
+    def _try_direct(self) -> None:
+        """Some filesystems take the flag and refuse the read."""
+        probe = Buffer(_FILE_ALIGNMENT)
+        try:
+            os.preadv(self._fd, [probe.view], 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise self._missing(error.strerror) from error
+            os.close(self._fd)
+            self._fd, self.direct = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), False
+        finally:
+            probe.free()
+
+    def close(self) -> None:
+        """Closes the disk."""
+        os.close(self._fd)
+
+    def check_size(self) -> None:
+        """Raises LocalFault ``source_disk_resized`` or ``source_disk_missing``."""
+        size = self._size()
+        if size == 0 and self.kind == "disk":
+            raise self._missing("it has no medium any more")
+        if size != self.size:
+            raise SOURCE_DISK_RESIZED.fault(path=self.path, before=self.size, after=size)
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def read(self, ranges: Sequence[Range], into: memoryview) -> int:
+        """Reads ``(offset, length)`` ranges one behind the other; returns the sum of lengths.
+
+        Ranges ascend, begin at multiples of the granule and end at one or at the disk's end.
+        ``into`` is page-aligned, and large enough for the ranges rounded up to granules. Raises
+        LocalFault: ``source_disk_read`` with the range that fails, ``..._missing``,
+        ``..._resized``. After an error the content of ``into`` means nothing.
+        """
+        at = 0
+        for low, high in self._calls(ranges):
+            at += self._read_together(ranges[low:high], into[at:])
+        return at
+
+    def _calls(self, ranges: Sequence[Range]) -> Iterator[tuple[int, int]]:
+        """Which ranges ``[low, high)`` are read with one call."""
+        low = 0
+        for index in range(1, len(ranges)):
+            offset, length = ranges[index - 1]
+            far = ranges[index][0] - offset - length > self._gap
+            if far or 2 * (index - low) + 1 >= _IOV_MAX:
+                yield low, index
+                low = index
+        if ranges:
+            yield low, len(ranges)
+
+    def _read_together(self, ranges: Sequence[Range], into: memoryview) -> int:
+        start, total, wanted, iov = ranges[0][0], 0, 0, []
+        position = start
+        for offset, length in ranges:
+            if position < offset:
+                iov.append(self._trash[: offset - position])
+            wanted += offset - position + length
+            room = length
+            if self.direct:
+                room = min(-(-length // self.sector) * self.sector, len(into) - total)
+            iov.append(into[total : total + room])
+            total += length
+            position = offset + length
+        try:
+            if self._preadv(self._fd, iov, start) >= wanted:
+                return total
+        except OSError as error:
+            self._raise_if_gone(error)
+        self._read_apart(ranges, into)
+        return total
+
+    def _read_apart(self, ranges: Sequence[Range], into: memoryview) -> None:
+        """The slow way, after an error or a short read: granule by granule, with retries."""
+        self.check_size()
+        at = 0
+        for start, length in ranges:
+            for offset in range(start, start + length, self._granule):
+                part = min(self._granule, start + length - offset)
+                self._read_granule(offset, part, into[at:])
+                at += part
+
+    def _read_granule(self, offset: int, length: int, into: memoryview) -> None:
+        reason = ""
+        for _ in range(ATTEMPTS):
+            try:
+                if self._read_exact(offset, length, into):
+                    return
+                reason = "the disk ends there"
+            except OSError as error:
+                self._raise_if_gone(error)
+                reason = error.strerror
+        self.check_size()
+        raise SOURCE_DISK_READ.fault(
+            path=self.path, offset=offset, end=offset + length, detail=reason
+        )
+
+    def _read_exact(self, offset: int, length: int, into: memoryview) -> bool:
+        done = 0
+        room = length
+        if self.direct:
+            room = min(-(-length // self.sector) * self.sector, len(into))
+        while done < length:
+            got = self._preadv(self._fd, [into[done:room]], offset + done)
+            if got <= 0:
+                return False
+            done += got
+        return True
+
+    def _raise_if_gone(self, error: OSError) -> None:
+        """Raises ``source_disk_missing`` if the error means that the device vanished."""
+        if error.errno in _GONE:
+            raise self._missing(error.strerror) from error
+        if error.errno != errno.EIO:
+            raise SOURCE_DISK_READ.fault(
+                path=self.path, offset=0, end=self.size, detail=error.strerror
+            ) from error
+        self.check_size()
+
+    def _missing(self, detail: str) -> Exception:
+        return SOURCE_DISK_MISSING.fault(path=self.path, detail=detail)
+
+    # --- holes --------------------------------------------------------------------------------
+
+    def data_ranges(self) -> Iterator[Range]:
+        """Where a regular file has data, as ``(offset, length)``; the rest are holes.
+
+        A block device, or a filesystem that does not know holes, is one range. Start tracking
+        before asking: what is written afterwards is the tracker's to report.
+        """
+        if self.kind == "disk":
+            yield 0, self.size
+            return
+        end = 0
+        while end < self.size:
+            try:
+                start = os.lseek(self._fd, end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                raise self._missing(error.strerror) from error
+            end = min(os.lseek(self._fd, start, os.SEEK_HOLE), self.size)
+            if start < end:
+                yield start, end - start
