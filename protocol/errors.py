@@ -407,6 +407,12 @@ JOB_EXPIRED = Kind(
     "Set a later 'valid', then 'receiver job start'.",
     Exit.REFUSED,
 )
+CATALOG_UNUSABLE = Kind(
+    "RPL-4111",
+    "catalog_unusable",
+    "the catalog {path} cannot be used: {problem}",
+    "Put back the last good copy, or start the release of replicad that wrote it.",
+)
 
 # --- 5xxx the source's disks and tracking ---------------------------------------------------
 SOURCE_DISK_MISSING = Kind(
