@@ -10,17 +10,10 @@ that a typing error is told from an unknown code without asking the receiver.
 from __future__ import annotations
 
 import binascii
-import hashlib
-import hmac
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
-
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from typing import Final
 
 from protocol.errors import ACTIVATION_MALFORMED
-
-if TYPE_CHECKING:
-    from cryptography import x509
 
 SECRET_SIZE: Final = 16
 """bytes of the one-time secret: 128 bits cannot be guessed, even offline."""
@@ -40,16 +33,10 @@ _ALIKE: Final = str.maketrans(
 )
 
 
-def authority_fingerprint(certificate: x509.Certificate) -> bytes:
-    """The 20 bytes that stand for a certificate authority: of its key, not of one certificate,
-    so that an authority may renew its certificate without making codes invalid."""
-    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(key).digest()[:AUTHORITY_SIZE]
-
-
 @dataclass(frozen=True, slots=True)
 class ActivationCode:
-    """``secret``: 16 random bytes. ``authority``: see :func:`authority_fingerprint`."""
+    """``secret``: 16 random bytes. ``authority``: 20 bytes, see
+    :func:`protocol.identity.authority_fingerprint`."""
 
     secret: bytes = field(repr=False)
     authority: bytes
@@ -94,10 +81,6 @@ class ActivationCode:
         digits = "".join(_ALPHABET[number >> 5 * i & 31] for i in reversed(range(_DIGITS)))
         groups = [digits[i : i + _GROUP] for i in range(0, _DIGITS, _GROUP)]
         return "-".join([_PREFIX, *groups])
-
-    def vouches_for(self, certificate: x509.Certificate) -> bool:
-        """Is this the certificate of the authority that the code names?"""
-        return hmac.compare_digest(authority_fingerprint(certificate), self.authority)
 
 
 def _checksum(content: bytes) -> bytes:
