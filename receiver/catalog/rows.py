@@ -1,0 +1,212 @@
+"""What comes out of the catalog: one frozen value a row, with the types of the messages.
+
+Instants are Unix seconds, sizes bytes. ``from_row`` of each is the only place that knows
+column names, so a renamed column is one edit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, cast
+
+import msgspec
+
+from protocol.wire.messages import (
+    CheckpointOrder,
+    Consistency,
+    DiskIdentity,
+    DiskInfo,
+    ErrorInfo,
+    JobReport,
+    JobState,
+)
+from receiver.jobs.spec import JobSpec
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from receiver.jobs.states import Outcome
+
+DiskKind = Literal["raw", "device"]
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all rows."""
+
+
+class ActivationRow(Row, frozen=True, kw_only=True):
+    """An activation code as the receiver knows it: never the code itself."""
+
+    label: str
+    uses: int
+    used: int
+    created: float
+    expires: float
+
+
+class SourceRow(Row, frozen=True, kw_only=True):
+    """An enrolled source. ``forgotten``: since when it may not come back, or None."""
+
+    name: str
+    certificate_fingerprint: str
+    certificate_serial: str
+    enrolled: float
+    last_seen: float | None
+    address: str
+    software: str
+    inventory: tuple[DiskInfo, ...]
+    forgotten: float | None
+
+
+class JobRow(Row, frozen=True, kw_only=True):
+    """A job: what is wanted (``spec``, ``wanted``) and where it stands (the rest).
+
+    ``wanted`` is the checkpoint that has been asked for and not been taken yet.
+    """
+
+    id: str
+    source: str
+    name: str
+    spec: JobSpec
+    state: JobState
+    outcome: Outcome
+    revision: int
+    epoch: int
+    held: bool
+    wanted: CheckpointOrder | None
+    error: ErrorInfo | None
+    report: JobReport | None
+    created: float
+    started: float | None
+    valid_until: float | None
+    next_sync: float | None
+
+
+class TargetIdentity(Row, frozen=True, kw_only=True):
+    """What an intermediate disk looked like when this job made or first took it.
+
+    ``inode`` (raw files) tells a file from a copy of it put back later; ``marks`` (devices)
+    are serial numbers and the like, whatever the kernel knows.
+    """
+
+    size: int = 0
+    inode: int = 0
+    marks: dict[str, str] = {}
+
+
+class DiskRow(Row, frozen=True, kw_only=True):
+    """A disk of a job and where its copy is. ``fresh``: known to hold only zeros."""
+
+    job: str
+    number: int
+    source_path: str
+    size: int
+    identity: DiskIdentity
+    kind: DiskKind
+    intermediate: str
+    target: TargetIdentity
+    generation: str
+    fresh: bool
+
+
+class CheckpointRow(Row, frozen=True, kw_only=True):
+    """A committed checkpoint. ``snapshot``: its directory, None when it is not preserved."""
+
+    job: str
+    epoch: int
+    request: str
+    consistency: Consistency
+    taken: str
+    committed: float
+    frozen_seconds: float
+    snapshot: str | None
+    preserved: str
+
+
+def activation(row: sqlite3.Row) -> ActivationRow:
+    """From a row of ``activations``."""
+    return ActivationRow(
+        label=row["label"],
+        uses=row["uses"],
+        used=row["used"],
+        created=row["created"],
+        expires=row["expires"],
+    )
+
+
+def source(row: sqlite3.Row) -> SourceRow:
+    """From a row of ``sources``."""
+    return SourceRow(
+        name=row["name"],
+        certificate_fingerprint=row["certificate_fingerprint"],
+        certificate_serial=row["certificate_serial"],
+        enrolled=row["enrolled"],
+        last_seen=row["last_seen"],
+        address=row["address"],
+        software=row["software"],
+        inventory=msgspec.json.decode(row["inventory"], type=tuple[DiskInfo, ...]),
+        forgotten=row["forgotten"],
+    )
+
+
+def job(row: sqlite3.Row) -> JobRow:
+    """From a row of ``jobs``."""
+    wanted, error, report = row["wanted"], row["error"], row["report"]
+    return JobRow(
+        id=row["id"],
+        source=row["source"],
+        name=row["name"],
+        spec=msgspec.json.decode(row["spec"], type=JobSpec),
+        state=cast("JobState", row["state"]),
+        outcome=cast("Outcome", row["outcome"]),
+        revision=row["revision"],
+        epoch=row["epoch"],
+        held=bool(row["held"]),
+        wanted=None if wanted is None else msgspec.json.decode(wanted, type=CheckpointOrder),
+        error=None if error is None else msgspec.json.decode(error, type=ErrorInfo),
+        report=None if report is None else msgspec.json.decode(report, type=JobReport),
+        created=row["created"],
+        started=row["started"],
+        valid_until=row["valid_until"],
+        next_sync=row["next_sync"],
+    )
+
+
+def disk(row: sqlite3.Row) -> DiskRow:
+    """From a row of ``disks``."""
+    return DiskRow(
+        job=row["job"],
+        number=row["number"],
+        source_path=row["source_path"],
+        size=row["size"],
+        identity=msgspec.json.decode(row["identity"], type=DiskIdentity),
+        kind=cast("DiskKind", row["kind"]),
+        intermediate=row["intermediate"],
+        target=msgspec.json.decode(row["target"], type=TargetIdentity),
+        generation=row["generation"],
+        fresh=bool(row["fresh"]),
+    )
+
+
+def checkpoint(row: sqlite3.Row) -> CheckpointRow:
+    """From a row of ``checkpoints``."""
+    return CheckpointRow(
+        job=row["job"],
+        epoch=row["epoch"],
+        request=row["request"],
+        consistency=cast("Consistency", row["consistency"]),
+        taken=row["taken"],
+        committed=row["committed"],
+        frozen_seconds=row["frozen_seconds"],
+        snapshot=row["snapshot"],
+        preserved=row["preserved"],
+    )
+
+
+def text(value: msgspec.Struct | tuple[msgspec.Struct, ...]) -> str:
+    """A structure as the JSON text that is stored."""
+    return msgspec.json.encode(value).decode()
+
+
+def text_or_none(value: msgspec.Struct | None) -> str | None:
+    """The same, with NULL for what is absent."""
+    return None if value is None else text(value)
