@@ -69,7 +69,8 @@ class BuildBpf(Command):
                 problem, cause = f"{type(error).__name__}: {error}", error
         if not problem:
             return
-        text = f"cannot compile {SOURCE}: {problem} (Debian: apt-get install clang libbpf-dev libc6-dev)"
+        remedy = "apt-get install clang libbpf-dev libc6-dev, or what they are called here"
+        text = f"cannot compile {SOURCE}: {problem} ({remedy})"
         if not self.editable_mode:
             raise SetupError(text) from cause
         # A developer without clang still gets a working tree: without the object every sync is a

@@ -1,9 +1,9 @@
 """What holds for every test: who may run it, and how hard hypothesis tries.
 
-A test marked `root` makes block devices, mounts and BPF programs. Without root it is skipped, and the
-summary says so. Where `REPLICAD_REQUIRE_ROOT_TESTS=1` such a skip is a failure, whoever asked for it:
-this file, the test itself, or a module that skipped itself whole. Otherwise a machine that lacks
-something would look like a machine on which everything passed.
+A test marked `root` makes block devices, mounts and BPF programs. Without root it is skipped, and
+the summary says so. Where `REPLICAD_REQUIRE_ROOT_TESTS=1` such a skip is a failure, whoever asked
+for it: this file, the test itself, or a module that skipped itself whole. Otherwise a machine that
+lacks something would look like a machine on which everything passed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT_REQUIRED = os.environ.get("REPLICAD_REQUIRE_ROOT_TESTS") == "1"
 
-# No deadline: on a shared machine one slow example says nothing. No HealthCheck.too_slow for the same reason.
+# No deadline, no complaint about slowness: on a shared machine one slow example says nothing.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
     "ci",
