@@ -1,7 +1,7 @@
 """Who a source is: its key, its certificate and the authority that it trusts.
 
 The idea: a source trusts exactly one certificate authority, the receiver's own, and knows it
-by the fingerprint in the activation code (``protocol.activation``). Host names prove
+by the fingerprint in the activation code (:func:`authority_fingerprint`). Host names prove
 nothing in a machine room that is being moved, so the receiver's certificate always carries
 one fixed internal name and the address is only where to dial.
 
@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from protocol.activation import authority_fingerprint
+from protocol.activation import AUTHORITY_SIZE
 from protocol.errors import CA_MISMATCH, CERTIFICATE_REFUSED, NOT_ENROLLED
 
 RECEIVER_NAME = "receiver.replicad.internal"
@@ -59,6 +59,17 @@ def is_source_name(name: str) -> bool:
     It becomes a common name (at most 64 characters, X.520) and part of paths.
     """
     return _NAME.fullmatch(name) is not None and ".." not in name
+
+
+def authority_fingerprint(certificate: x509.Certificate) -> bytes:
+    """20 bytes: the start of SHA-256 over the DER SubjectPublicKeyInfo, as RFC 7469 pins do.
+
+    It names the key rather than the certificate, so a renewed authority keeps its fingerprint.
+    """
+    spki = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(spki).digest()[:AUTHORITY_SIZE]
 
 
 def certificate_fingerprint(der: bytes) -> str:

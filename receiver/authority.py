@@ -31,12 +31,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from protocol.activation import authority_fingerprint
 from protocol.errors import AUTHORITY_UNUSABLE, CERTIFICATE_REFUSED, LocalFault
 from protocol.identity import (
     CERTIFICATE_PEM_BYTES_MAX,
     RECEIVER_NAME,
     acceptable_key,
+    authority_fingerprint,
     certificate_fingerprint,
     is_source_name,
     replace_file,
