@@ -1,0 +1,31 @@
+"""Learns which granules of a disk were written since it was last asked.
+
+``EbpfTracker`` does it in the kernel, ``NoTracker`` explains why that is impossible here. ``judge`` decides whether
+what was recorded while no daemon ran is complete.
+"""
+
+from replicad.tracker.bitmap import granule_for
+from replicad.tracker.disk import boot_id
+from replicad.tracker.ebpf import DiskDrain, EbpfTracker, TrackedDisk
+from replicad.tracker.errors import CannotTrack, TrackerUnavailable
+from replicad.tracker.none import NoTracker
+from replicad.tracker.pins import collect_garbage, pin_directory
+from replicad.tracker.trust import Suspect, TrackingState, Trust, Trusted, judge
+
+__all__ = [
+    "CannotTrack",
+    "DiskDrain",
+    "EbpfTracker",
+    "NoTracker",
+    "Suspect",
+    "TrackedDisk",
+    "TrackerUnavailable",
+    "TrackingState",
+    "Trust",
+    "Trusted",
+    "boot_id",
+    "collect_garbage",
+    "granule_for",
+    "judge",
+    "pin_directory",
+]

@@ -1,0 +1,68 @@
+"""What sysfs says about a block device: is it a whole disk, how large, which medium, bio-based or not."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from replicad.tracker.errors import CannotTrack
+
+SECTOR = 512
+"""Bytes; the unit of sysfs and of the block layer's events, whatever the device's own sector size."""
+SYS_DEV_BLOCK = Path("/sys/dev/block")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class BlockDevice:
+    """One whole disk as it is now."""
+
+    path: str
+    major: int
+    minor: int
+    size: int
+    """Bytes."""
+    diskseq: int
+    """Changes whenever the medium or backing file does; 0 before Linux 5.15."""
+    bio_based: bool
+    """It has no request queue: dm, md, zram, pmem, the head of an NVMe multipath."""
+
+
+def boot_id() -> str:
+    """Returns the kernel's random identity of this boot."""
+    return BOOT_ID.read_text().strip()
+
+
+def read_number(path: Path) -> int:
+    """Returns the number in a sysfs file, 0 if the file or the device is gone."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def size_and_sequence(major: int, minor: int) -> tuple[int, int]:
+    """Returns the size in bytes and the diskseq of a device, zeros if it is gone."""
+    directory = SYS_DEV_BLOCK / f"{major}:{minor}"
+    return read_number(directory / "size") * SECTOR, read_number(directory / "diskseq")
+
+
+def inspect(path: str) -> BlockDevice:
+    """Returns the whole disk at a path. Raises CannotTrack if it is none, with the reason."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise CannotTrack(f"{path} cannot be looked at: {error.strerror}") from error
+    if not stat.S_ISBLK(status.st_mode):
+        raise CannotTrack(f"{path} is not a block device, so the kernel reports no writes to it")
+    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    directory = SYS_DEV_BLOCK / f"{major}:{minor}"
+    if (directory / "partition").exists():
+        whole = directory.resolve().parent.name
+        raise CannotTrack(f"{path} is a partition; name the whole disk, /dev/{whole}")
+    size, diskseq = size_and_sequence(major, minor)
+    if not size:
+        raise CannotTrack(f"{path} has no medium (its size is 0)")
+    return BlockDevice(path, major, minor, size, diskseq, not (directory / "mq").is_dir())

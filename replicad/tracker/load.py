@@ -1,0 +1,173 @@
+"""Brings the programs and maps into the kernel, or takes over what a predecessor pinned."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from replicad.tracker import build, pins
+from replicad.tracker.errors import TrackerUnavailable
+from replicad.tracker.layout import LAYOUT, PATH_MAX, VALUE_SIZES, Meta
+from replicad.tracker.libbpf import Libbpf, LibbpfError
+
+MINIMUM_KERNEL = (5, 12)
+"""The first with atomic BPF operations and a count of missed events; vendors backport them."""
+
+HOOKS = (
+    ("block_bio_queue", "bio", "bio_queue"),
+    ("block_rq_complete", "request", "rq_complete"),
+    ("block_bio_complete", "bio", "bio_complete"),
+)
+"""Tracepoint, the argument of interest, prefix of the programs; in the order of State.rescued."""
+ALL_PROGRAMS = tuple(
+    f"{name}{understudy}"
+    for name in ("bio_queue_0", "bio_queue_1", "rq_complete_0", "bio_complete_0", "bio_complete_1")
+    for understudy in ("", "_2")
+)
+
+
+@dataclass
+class Attached:
+    """Descriptors of the maps and of each hook's first program, and the lock of the pins."""
+
+    maps: dict[str, int]
+    programs: list[int]
+    """In the order of HOOKS; the programs whose misses count."""
+    instance: bytes
+    """Random, made when the programs were attached."""
+    object_hash: bytes
+    held: int
+    adopted: bool
+    others: list[int] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Lets go of everything; pins stay."""
+        for fd in (*self.maps.values(), *self.programs, *self.others, self.held):
+            os.close(fd)
+        self.maps, self.programs, self.others = {}, [], []
+
+
+def open_pins(library: Libbpf, directory: Path, runtime_dir: Path) -> Attached:
+    """Adopts the pins in directory, or replaces what cannot be adopted. Raises TrackerUnavailable."""
+    pins.ensure_bpffs(directory.parent)
+    held = pins.lock(directory, create=True)
+    try:
+        adopted = adopt(library, directory, held)
+        if adopted:
+            return adopted
+        pins.remove(directory)
+        os.close(held)
+        held = pins.lock(directory, create=True)
+        return load(library, directory, runtime_dir, held)
+    except BaseException as error:
+        os.close(held)
+        if isinstance(error, LibbpfError):
+            raise TrackerUnavailable(explain(error)) from error
+        raise
+
+
+def adopt(library: Libbpf, directory: Path, held: int) -> Attached | None:
+    """Opens pins of this layout; None if they are of another one or incomplete."""
+    meta = pins.read_meta(library, directory)
+    if meta is None or meta.layout != LAYOUT:
+        return None
+    names = sorted(path.name for path in directory.glob("prog_*"))
+    firsts = [
+        next((n for n in names if n.startswith(f"prog_{hook}_") and not n.endswith("_2")), "")
+        for _, _, hook in HOOKS
+    ]
+    links = [directory / name.replace("prog_", "link_") for name in names]
+    if (
+        "" in firsts
+        or not all(path.exists() for path in links)
+        or not (directory / "state").exists()
+    ):
+        return None
+    maps = {name: library.get(directory / name) for name in VALUE_SIZES}
+    if any(library.map_shape(fd)[0] != VALUE_SIZES[name] for name, fd in maps.items()):
+        for fd in maps.values():
+            os.close(fd)
+        return None
+    programs = [library.get(directory / name) for name in firsts]
+    return Attached(maps, programs, bytes(meta.instance), bytes(meta.object), held, adopted=True)
+
+
+def load(library: Libbpf, directory: Path, runtime_dir: Path, held: int) -> Attached:
+    """Loads, attaches and pins everything anew, ``meta`` last."""
+    if not build.OBJECT.exists():
+        raise TrackerUnavailable(
+            f"the tracker was not compiled: {build.REMEDY}, then run python {build.__file__}"
+        )
+    chosen = choose_programs(library.tracepoint_arguments(name for name, _, _ in HOOKS))
+    both = [f"{name}{understudy}" for name in chosen for understudy in ("", "_2")]
+    absent = [name for name in ALL_PROGRAMS if name not in both]
+    loaded = library.load(build.OBJECT, both, absent, library.possible_cpus())
+    try:
+        maps = {name: library.map_fd(loaded, name) for name in VALUE_SIZES}
+    finally:
+        library.close(loaded)
+    attached = Attached(
+        maps,
+        [loaded.programs[name] for name in chosen],
+        secrets.token_bytes(16),
+        hashlib.sha256(build.OBJECT.read_bytes()).digest(),
+        held,
+        adopted=False,
+        others=[fd for name, fd in loaded.programs.items() if name not in chosen],
+    )
+    for name, fd in maps.items():
+        if name != "meta":
+            library.pin(fd, directory / name)
+    for name in (
+        both
+    ):  # the understudy behind its first program: tracepoints call in the order of attaching
+        link = library.attach(loaded.programs[name])
+        attached.others.append(link)
+        library.pin(loaded.programs[name], directory / f"prog_{name}")
+        library.pin(link, directory / f"link_{name}")
+    _write_meta(library, attached, runtime_dir)
+    library.pin(maps["meta"], directory / "meta")
+    return attached
+
+
+def _write_meta(library: Libbpf, attached: Attached, runtime_dir: Path) -> None:
+    path = os.fsencode(os.path.abspath(runtime_dir))
+    if len(path) >= PATH_MAX:
+        raise TrackerUnavailable("the path of the runtime directory is too long")
+    meta = Meta(layout=LAYOUT, path_length=len(path), path=path)
+    ctypes.memmove(meta.instance, attached.instance, 16)
+    ctypes.memmove(meta.object, attached.object_hash, 32)
+    library.update(attached.maps["meta"], ctypes.c_uint32(0), meta)
+
+
+def choose_programs(arguments: dict[str, list[str]]) -> list[str]:
+    """Returns the program of each hook whose argument positions fit this kernel's tracepoints.
+
+    ``arguments``: for each tracepoint the structures its arguments point to. Raises TrackerUnavailable.
+    """
+    chosen = []
+    for tracepoint, structure, prefix in HOOKS:
+        if structure not in arguments.get(tracepoint, []):
+            raise TrackerUnavailable(
+                f"this kernel's tracepoint {tracepoint} has no {structure} to look at"
+            )
+        name = f"{prefix}_{arguments[tracepoint].index(structure)}"
+        if name not in ALL_PROGRAMS:
+            raise TrackerUnavailable(f"this kernel's tracepoint {tracepoint} has an unknown form")
+        chosen.append(name)
+    return chosen
+
+
+def explain(error: LibbpfError) -> str:
+    """Returns one sentence on why tracking is impossible, for status."""
+    release = os.uname().release
+    numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+    if numbers < MINIMUM_KERNEL:
+        return f"Linux {release} is too old for the tracker, which needs 5.12 ({error.strerror})"
+    if error.errno in (1, 13) and os.geteuid() != 0:
+        return "tracking needs root, or the capabilities BPF, PERFMON and SYS_ADMIN"
+    return f"the kernel refused the tracker: {error.strerror}"
