@@ -1,4 +1,4 @@
-"""The units, users, directories and examples that are shipped are what systemd and daemons accept."""
+"""The units, users, directories and examples are what systemd and the daemons accept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -14,6 +14,9 @@ import pytest
 import receiver.config
 import replicad.config
 from tests.house.tree import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 UNITS = ROOT / "systemd"
 DAEMONS = ["replicad", "receiver"]
