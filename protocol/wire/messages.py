@@ -89,14 +89,17 @@ class CheckpointOrder(Value, frozen=True):
 class JobOrder(Message, frozen=True, tag="job-order"):
     """Receiver to source: all that is wanted of the job now. ``want='none'``: no job.
 
+    ``state`` is the receiver's word for the job, which the source shows while it does nothing.
     ``revision`` grows with every change, so that a report can say which order it obeys.
     ``bandwidth`` is bytes per second on the wire, 0 for unlimited. ``compress`` is ``auto``,
-    ``none`` or a zstd level. ``hold_epoch`` names a checkpoint that is held: nothing may be
-    written to the intermediate disks while it is set.
+    ``none`` or a zstd level. ``held``: the intermediate disks stand at a checkpoint and nothing
+    may be written to them. ``continuous``: delta passes follow each other; otherwise the source
+    stops after the checkpoint that the schedule asks for.
     """
 
     revision: int
     want: Literal["none", "run", "pause", "stop"]
+    state: JobState = "ready"
     job: str = ""
     name: str = ""
     disks: tuple[str, ...] = ()
@@ -105,6 +108,7 @@ class JobOrder(Message, frozen=True, tag="job-order"):
     freeze_budget: float = 2.0
     checkpoint: CheckpointOrder | None = None
     held: bool = False
+    continuous: bool = True
 
 
 class DiskReport(Value, frozen=True):

@@ -1,0 +1,246 @@
+"""The control connection on asyncio: TLS streams around the sans-I/O conversation.
+
+``ControlLink`` is the same object on both sides. Messages of the peer are pulled with
+:meth:`ControlLink.messages`; requests wait for their answer; heartbeats go by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import ssl
+from collections.abc import AsyncGenerator
+from typing import Any, TypeVar
+
+from protocol.errors import (
+    CA_MISMATCH,
+    CERTIFICATE_REFUSED,
+    CONNECTION_LOST,
+    UNREACHABLE,
+    Fault,
+    from_peer,
+)
+from protocol.identity import RECEIVER_NAME
+from protocol.wire.control import ControlConnection, Greeted
+from protocol.wire.greeting import Greeting
+from protocol.wire.limits import HANDSHAKE_TIMEOUT
+from protocol.wire.messages import ControlMessage, Refused
+from protocol.wire.rules import Role
+
+Answered = TypeVar("Answered", bound=ControlMessage)
+
+READ_SIZE = 64 << 10
+"""Bytes asked of the stream at a time."""
+
+REQUEST_TIMEOUT = 120.0
+"""Seconds to wait for an answer. Opening a session may wait for the writes of an older one, a
+commit for the sync and the snapshot of large disks."""
+
+
+class ControlLink:
+    """A greeted, or soon greeted, control connection.
+
+    Use as ``async with``: the heartbeat task lives as long as the block.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        greeting: Greeting,
+        authenticated: str | None,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.core = ControlConnection(role, greeting, authenticated, self._loop.time())
+        self.greeted: Greeted | None = None
+        self._reader = reader
+        self._writer = writer
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._beating: asyncio.Task[None] | None = None
+        self._silent: Fault | None = None
+
+    async def __aenter__(self) -> ControlLink:
+        self._flush(self.core.take_output())
+        self._beating = self._loop.create_task(self._beat(), name="heartbeat")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._beating
+        self._fail_waiting(CONNECTION_LOST.peer(peer="the peer", detail="closed"))
+        self._writer.close()
+        with contextlib.suppress(OSError, ssl.SSLError, TimeoutError):
+            async with asyncio.timeout(2):
+                await self._writer.wait_closed()
+
+    @property
+    def peer_address(self) -> str:
+        """``host:port`` of the other side."""
+        peer = self._writer.get_extra_info("peername")
+        return f"{peer[0]}:{peer[1]}" if peer else "unknown"
+
+    # --- speaking -----------------------------------------------------------------------------
+
+    def send(self, message: ControlMessage) -> None:
+        """Say something that needs no answer. Messages are small: nothing waits.
+
+        Raises:
+            LocalFault: CONNECTION_LOST when the connection is over.
+        """
+        self._flush(self.core.send(message))
+
+    def new_id(self) -> int:
+        """An id for a request."""
+        return next(self._ids)
+
+    async def request(
+        self, message: ControlMessage, answer: type[Answered], limit: float = REQUEST_TIMEOUT
+    ) -> Answered:
+        """Ask and wait. ``message.id`` came from :meth:`new_id`. Somebody must be pulling
+        :meth:`messages` meanwhile.
+
+        Raises:
+            PeerFault: what the peer refused with, or CONNECTION_LOST.
+        """
+        number: int = message.id  # type: ignore[union-attr]
+        waiting = self._waiting[number] = self._loop.create_future()
+        try:
+            self.send(message)
+            async with asyncio.timeout(limit):
+                found: Answered = await waiting
+            return found
+        except TimeoutError:
+            raise CONNECTION_LOST.peer(
+                peer="the peer", detail=f"no answer to {type(message).__name__} in {limit:g} s"
+            ) from None
+        finally:
+            self._waiting.pop(number, None)
+
+    def _flush(self, data: bytes) -> None:
+        if data:
+            self._writer.write(data)
+
+    # --- listening ----------------------------------------------------------------------------
+
+    async def greet(self) -> Greeted:
+        """Wait until both sides have agreed.
+
+        Raises:
+            PeerFault: refused, silent or garbled.
+        """
+        first = self.messages()
+        try:
+            await anext(first, None)
+        finally:
+            await first.aclose()
+        if self.greeted is None:
+            raise CONNECTION_LOST.peer(peer="the peer", detail="it said no greeting")
+        return self.greeted
+
+    async def messages(self) -> AsyncGenerator[ControlMessage | Greeted, None]:
+        """What the peer says, without answers to our requests, until it closes.
+
+        Raises:
+            PeerFault: CONNECTION_LOST, SILENT, PROTOCOL ..., or the peer's refusal.
+        """
+        fault: Fault | None = None
+        try:
+            while True:
+                while (event := self.core.next_event(self._loop.time())) is not None:
+                    self._flush(self.core.take_output())
+                    if isinstance(event, Greeted):
+                        self.greeted = event
+                        yield event
+                    elif not self._is_answer(event):
+                        yield event
+                self._flush(self.core.take_output())
+                if self.core.over:
+                    return
+                data = await self._read()
+                if not data:
+                    if self._silent is not None:
+                        raise self._silent
+                    self.core.ended()
+                    return
+                self.core.receive(data, self._loop.time())
+        except Fault as error:
+            fault = error
+            with contextlib.suppress(OSError):
+                self._flush(self.core.take_output())
+            raise
+        finally:
+            self._fail_waiting(
+                fault or CONNECTION_LOST.peer(peer="the peer", detail="it closed the connection")
+            )
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._reader.read(READ_SIZE)
+        except ssl.SSLError as error:
+            raise CERTIFICATE_REFUSED.peer(detail=error.reason or str(error)) from error
+        except OSError as error:
+            raise CONNECTION_LOST.peer(
+                peer="the peer", detail=error.strerror or str(error)
+            ) from error
+
+    def _is_answer(self, message: ControlMessage) -> bool:
+        number: int = getattr(message, "answers", 0)
+        if not number:
+            return False
+        waiting = self._waiting.get(number)
+        if waiting is not None and not waiting.done():
+            if isinstance(message, Refused):
+                waiting.set_exception(from_peer(message.code, message.message, message.remedy))
+            else:
+                waiting.set_result(message)
+        return True
+
+    def _fail_waiting(self, fault: Fault) -> None:
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(fault)
+
+    async def _beat(self) -> None:
+        """Heartbeats when they are due; when the peer is silent, the end of the connection."""
+        try:
+            while not self.core.over:
+                now = self._loop.time()
+                self._flush(self.core.beat(now))
+                await asyncio.sleep(max(0.01, min(1.0, self.core.due(now) - now)))
+        except Fault as fault:
+            self._silent = fault
+            self._flush(self.core.take_output())
+            self._writer.close()
+        except OSError:
+            self._writer.close()
+
+
+async def dial(
+    host: str, port: int, context: ssl.SSLContext, greeting: Greeting, authenticated: str | None
+) -> ControlLink:
+    """Connect to a receiver's control port. Enter the link, then :meth:`ControlLink.greet`.
+
+    Raises:
+        LocalFault: UNREACHABLE.
+        PeerFault: CA_MISMATCH when its certificate is of another authority.
+    """
+    address = f"{host}:{port}"
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+            reader, writer = await asyncio.open_connection(
+                host, port, ssl=context, server_hostname=RECEIVER_NAME, limit=READ_SIZE
+            )
+    except TimeoutError:
+        raise UNREACHABLE.fault(address=address, detail="no answer in time") from None
+    except ssl.SSLCertVerificationError as error:
+        raise CA_MISMATCH.peer(address=address) from error
+    except ssl.SSLError as error:
+        raise CERTIFICATE_REFUSED.peer(detail=error.reason or str(error)) from error
+    except OSError as error:
+        raise UNREACHABLE.fault(address=address, detail=error.strerror or str(error)) from error
+    return ControlLink(Role.SOURCE, greeting, authenticated, reader, writer)
