@@ -215,6 +215,16 @@ def activation(view: ActivationView) -> RenderableType:
     return Group(plain(view.code), Text(f"valid until {view.expires}, {view.uses} use(s)", "dim"))
 
 
+def activations(views: Sequence[ActivationView]) -> RenderableType:
+    """``activation list``: what stands for the code is not the code."""
+    if not views:
+        return Text("no activation codes")
+    table = _table("code", "uses left", "expires", right=("uses left",))
+    for view in views:
+        table.add_row(plain(view.code), str(view.uses), plain(view.expires))
+    return table
+
+
 def sources(views: Sequence[SourceView]) -> RenderableType:
     """``source list``."""
     if not views:
