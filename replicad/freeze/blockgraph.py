@@ -14,7 +14,6 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING
 from protocol.errors import SOURCE_DISK_MISSING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from replicad.freeze.mounts import Mount
 
 LOOP_GET_STATUS64 = 0x4C05

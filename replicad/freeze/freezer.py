@@ -28,15 +28,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from protocol.errors import FREEZE_FAILED, FREEZE_OVERRUN, LocalFault
 from replicad.freeze import watchdog
 from replicad.freeze.blockgraph import mount_id
-from replicad.freeze.mounts import FrozenMount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from replicad.freeze.mounts import FrozenMount
+
+INTERPRETER = (sys.executable, "-I", "-S", "-B")
+WATCHDOG = str(Path(watchdog.__file__).resolve())
 
 READY_SECONDS = 20.0
 """For the watchdog to start: an interpreter without site packages needs 0.02 s on an idle CPU."""
@@ -127,8 +133,16 @@ class Freezer:
             ]
             self._peer = ours
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(Path(watchdog.__file__).resolve())]
-                + [str(theirs.fileno()), str(shared), *words],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-B",
+                    str(Path(watchdog.__file__).resolve()),
+                    str(theirs.fileno()),
+                    str(shared),
+                    *words,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -238,12 +252,12 @@ class Freezer:
         if self._peer is not None:
             self._peer.close()
             self._peer = None
-        for fd in self._fds + [self._alarm]:
+        for fd in [*self._fds, self._alarm]:
             if fd >= 0:
                 os.close(fd)
         self._fds, self._alarm = [], -1
 
-    def __enter__(self) -> Freezer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

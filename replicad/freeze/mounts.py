@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from replicad.freeze.blockgraph import BlockGraph, read_block_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 SYNC_ONLY = frozenset({"vfat", "msdos", "exfat"})
 """Kinds that Linux cannot freeze (no freeze_fs: EOPNOTSUPP) and that servers have all the same,

@@ -139,23 +139,25 @@ class Watchdog:
         """The second thread: freeze one after the other until done, failed or over."""
         self.begin.wait()
         for index, fd in enumerate(self.fds):
-            with self.lock:
-                if self.over:
-                    return
-                self.mark(index, TRYING)
+            if self.is_over():
+                return
+            self.mark(index, TRYING)
             try:
                 self.freeze_one(index, fd)
             except OSError as error:
                 self.mark(index, REFUSED)
                 self.failure = (index, error.errno or errno.EIO)
                 break
-            with self.lock:
-                over = self.over
-            if over:
+            if self.is_over():
                 self.thaw_all([index])
                 return
         self.last = time.monotonic()
         os.write(self.wake_write, DONE)
+
+    def is_over(self) -> bool:
+        """Whether the first thread has begun to thaw."""
+        with self.lock:
+            return self.over
 
     def freeze_one(self, index: int, fd: int) -> None:
         """Freeze it, or sync it where that is all that its kind can. Raises OSError."""
