@@ -1,4 +1,4 @@
-"""A root test cannot be skipped unseen: the rule of `tests/conftest.py`, tried on suites of its own."""
+"""A root test is never skipped unseen: the rule of `conftest.py`, on suites that break it."""
 
 from __future__ import annotations
 
