@@ -66,14 +66,14 @@ def test_the_daemon_died(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
-    with pytest.raises(LocalFault, match="RPL-1101.*Connection refused"):
+    with pytest.raises(LocalFault, match=r"RPL-1101.*Connection refused"):
         AdminClient(path, "receiver").call("status")
 
 
 def test_the_daemon_goes_away_before_it_answers(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with daemon(path, answering(b'{"half')), AdminClient(path, "receiver") as client:
-        with pytest.raises(LocalFault, match="RPL-1101.*before it answered"):
+        with pytest.raises(LocalFault, match=r"RPL-1101.*before it answered"):
             client.call("status")
 
 

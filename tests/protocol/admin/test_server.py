@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import stat
-import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -20,11 +19,11 @@ import msgspec
 import pytest
 import uvloop
 
-from protocol.admin import access, rpc
+from protocol.admin import access
 from protocol.admin.client import AdminClient
 from protocol.admin.method import Final, Method
 from protocol.admin.server import AdminServer
-from protocol.errors import JOB_STATE, Fault, LocalFault, PeerFault
+from protocol.errors import JOB_STATE, LocalFault, PeerFault
 
 Scenario = Callable[[], Coroutine[Any, Any, None]]
 

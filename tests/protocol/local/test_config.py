@@ -58,12 +58,15 @@ def test_quantities_take_units_or_numbers() -> None:
 )
 def test_wrong_values(line: str, sentence: str) -> None:
     (found,) = problems(f"[part]\n# a comment\n{line}\n")
-    assert found.startswith(f"line 3: part.{line.split()[0]}: {sentence}")
+    assert found.startswith(f"line 3: part.{line.partition(' ')[0]}: {sentence}")
 
 
 def test_lines_of_statements_over_several_lines() -> None:
-    text = 'a = 1\n\nb = [\n 1,\n 2, # ]\n]\nc = """\nd = 1\n"""\n[t]\n"x y".z = 1\r\n[[u.v]]\nw = {k = 1}\n'
-    assert config.key_lines(text) == {
+    text = (
+        'a = 1\n\nb = [\n 1,\n 2, # ]\n]\nc = """\nd = 1\n"""\n'
+        '[t]\n"x y".z = 1\r\n[[u.v]]\nw = {k = 1}\n'
+    )
+    expected: dict[tuple[str, ...], int] = {
         ("a",): 1,
         ("b",): 3,
         ("c",): 7,
@@ -75,6 +78,7 @@ def test_lines_of_statements_over_several_lines() -> None:
         ("u", "v", "w"): 13,
         ("u", "v", "w", "k"): 13,
     }
+    assert config.key_lines(text) == expected
 
 
 @given(
@@ -92,7 +96,8 @@ def test_the_line_of_every_key_is_found(table: dict[str, object], data: st.DataO
             return "[" + newline + f",{newline}".join(map(encoded, value)) + newline + "]"
         return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
 
-    text, expected = "[s]\n", {("s",): 1}
+    text = "[s]\n"
+    expected: dict[tuple[str, ...], int] = {("s",): 1}
     for key, value in table.items():
         text += "\n" * data.draw(st.integers(0, 2))
         expected[("s", key)] = text.count("\n") + 1
