@@ -120,7 +120,7 @@ _DATA, _DIGESTS, _FENCE, _PING = 0x01, 0x02, 0x03, 0x04
 _READY, _ACK, _DIFF, _PONG = 0x81, 0x82, 0x83, 0x84
 
 _data_head = struct.Struct(">BBHI16sH")  # kind, encoding, disk, raw length, digest, segments
-_digests_head = struct.Struct(">BxHIH")  # kind, disk, block size, ranges
+_digests_head = struct.Struct(">BBHIH")  # kind, 0, disk, block size, ranges
 _data_one = struct.Struct(">BBHI16sHQIH")  # a DATA of one segment, with the length of the meta
 _kind_only = struct.Struct(">BH")
 _number = struct.Struct(">BQH")
@@ -163,7 +163,7 @@ def _encode_data(frame: Data) -> bytes:
 
 
 def _encode_digests(frame: Digests) -> bytes:
-    head = _digests_head.pack(_DIGESTS, frame.disk, frame.block, len(frame.ranges))
+    head = _digests_head.pack(_DIGESTS, 0, frame.disk, frame.block, len(frame.ranges))
     return _finish(head, frame.ranges)
 
 
@@ -253,8 +253,8 @@ def _decode_segments(plaintext: Buffer, at: int, end: int, count: int) -> tuple[
 def _decode_digests(plaintext: Buffer, at: int, end: int) -> Digests:
     if end - at < _digests_head.size:
         raise _broken("a DIGESTS frame is cut short")
-    _, disk, block, count = _digests_head.unpack_from(plaintext, at)
-    if block not in BLOCK_SIZES:
+    _, spare, disk, block, count = _digests_head.unpack_from(plaintext, at)
+    if spare or block not in BLOCK_SIZES:
         raise _broken(f"digests of blocks of {block} bytes")
     ranges = _decode_segments(plaintext, at + _digests_head.size, end, count)
     if any(zero or offset % block for offset, _, zero in ranges):

@@ -24,9 +24,9 @@ VERSIONS_OFFERED_MAX: Final = 32
 CAPABILITIES_OFFERED_MAX: Final = 64
 """capabilities in one Hello or Welcome, each at most :data:`NAME_MAX` characters."""
 
-NAME_MAX: Final = 253
-"""characters of a source's name: that of the longest DNS name, because a host name is the
-default."""
+NAME_MAX: Final = 64
+"""characters of a source's name, because it becomes a common name (X.520 ub-common-name), and
+of a capability or boot id."""
 
 TEXT_MAX: Final = 2048
 """characters of a refusal that are kept and shown: one sentence, not a page."""

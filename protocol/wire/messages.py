@@ -93,8 +93,7 @@ class JobOrder(Message, frozen=True, tag="job-order"):
     ``revision`` grows with every change, so that a report can say which order it obeys.
     ``bandwidth`` is bytes per second on the wire, 0 for unlimited. ``compress`` is ``auto``,
     ``none`` or a zstd level. ``held``: the intermediate disks stand at a checkpoint and nothing
-    may be written to them. ``continuous``: delta passes follow each other; otherwise the source
-    stops after the checkpoint that the schedule asks for.
+    may be written to them.
     """
 
     revision: int
@@ -108,7 +107,6 @@ class JobOrder(Message, frozen=True, tag="job-order"):
     freeze_budget: float = 2.0
     checkpoint: CheckpointOrder | None = None
     held: bool = False
-    continuous: bool = True
 
 
 class DiskReport(Value, frozen=True):

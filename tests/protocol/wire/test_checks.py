@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from protocol.errors import PROTOCOL, PeerFault
+from protocol.wire.checks import check
+from protocol.wire.messages import (
+    Ask,
+    Commit,
+    Committed,
+    ControlMessage,
+    DiskInfo,
+    DiskReport,
+    Enrol,
+    Inventory,
+    JobOrder,
+    JobReport,
+    OpenDisk,
+    OpenedDisk,
+    OpenSession,
+    SessionOpened,
+)
+
+ID = "0123456789abcdef" * 2
+DISK = OpenedDisk(path="/dev/vda", number=0, generation="g", fresh=True, intermediate="/x")
+ENROL = Enrol(id=1, secret=ID, name="web01", request_pem="")
+INVENTORY = Inventory(disks=(DiskInfo(path="/dev/vda", size=512, kind="disk"),))
+ORDER = JobOrder(revision=1, want="run", disks=("/dev/vda",))
+REPORT = JobReport(job="j", revision=1, state="ready", disks=(DiskReport(path="/dev/vda", size=1),))
+OPEN = OpenSession(id=1, job="j", disks=(OpenDisk(path="/dev/vda", size=512),))
+OPENED = SessionOpened(
+    answers=1, session=ID, secret=bytes(32), data_port=8703, epoch=0, disks=(DISK,)
+)
+COMMIT = Commit(
+    id=1,
+    session=ID,
+    job="j",
+    epoch=1,
+    consistency="crash",
+    frozen_seconds=0.1,
+    taken="2026-01-01T00:00:00Z",
+)
+SOUND: list[ControlMessage] = [
+    ENROL, INVENTORY, ORDER, REPORT, OPEN, OPENED, COMMIT,
+    Committed(answers=1, epoch=1), Ask(id=1, action="limit", bandwidth=0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", SOUND, ids=lambda message: type(message).__name__)
+def test_a_sound_message_passes(message: ControlMessage) -> None:
+    check(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    [
+        (ENROL, {"secret": "hunter2"}),
+        (ENROL, {"secret": ID + "\n"}),
+        (ENROL, {"name": ""}),
+        (ENROL, {"name": "x" * 65}),
+        (INVENTORY, {"disks": INVENTORY.disks * 2}),
+        (INVENTORY, {"disks": (DiskInfo(path="vda", size=1, kind="disk"),)}),
+        (INVENTORY, {"disks": (DiskInfo(path="/dev/vda", size=-1, kind="disk"),)}),
+        (ORDER, {"revision": -1}),
+        (ORDER, {"bandwidth": -1}),
+        (ORDER, {"compress": "20"}),
+        (ORDER, {"compress": "0"}),
+        (ORDER, {"freeze_budget": -0.1}),
+        (ORDER, {"disks": ("/a\0b",)}),
+        (REPORT, {"epoch": -1}),
+        (REPORT, {"speed_bytes_per_second": -1.0}),
+        (REPORT, {"disks": (DiskReport(path="/dev/vda", size=1, dirty_bytes=-1),)}),
+        (OPEN, {"disks": ()}),
+        (OPEN, {"disks": (OpenDisk(path="/dev/vda", size=513),)}),
+        (OPEN, {"disks": (OpenDisk(path="/dev/vda", size=1 << 61),)}),
+        (OPENED, {"session": ID.upper()}),
+        (OPENED, {"session": "../" + ID}),
+        (OPENED, {"secret": bytes(31)}),
+        (OPENED, {"data_port": 0}),
+        (OPENED, {"connections": 0}),
+        (OPENED, {"connections": 65}),
+        (OPENED, {"window_bytes": 4096}),
+        (OPENED, {"disks": (DISK, msgspec.structs.replace(DISK, path="/dev/vdb"))}),
+        (OPENED, {"disks": (msgspec.structs.replace(DISK, number=65536),)}),
+        (COMMIT, {"epoch": 0}),
+        (COMMIT, {"session": "x"}),
+        (COMMIT, {"frozen_seconds": -1.0}),
+        (Committed(answers=1, epoch=1), {"epoch": 0}),
+        (Ask(id=1, action="limit"), {"bandwidth": -1}),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(
+    message: ControlMessage, changes: dict[str, object]
+) -> None:
+    with pytest.raises(PeerFault) as caught:
+        check(msgspec.structs.replace(message, **changes))
+    assert caught.value.code == PROTOCOL.code
+    assert "hunter2" not in caught.value.sentence
