@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replicad.tracker.pins import collect_garbage
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -113,9 +115,9 @@ def clear(place: Path) -> None:
         _unmount(mount)
     for device in _loops(place):
         run("losetup", "--detach", device, check=False)
-    for pin in _recorded_pins(place):
-        shutil.rmtree(pin, ignore_errors=True)
     shutil.rmtree(place)
+    # only now: the tracker's pins are garbage when the runtime directory of their daemon is gone
+    collect_garbage()
 
 
 def _unmount(mount: str) -> None:
@@ -149,12 +151,6 @@ def record_process(place: Path, pid: int) -> None:
         file.write(f"{pid} {_started(pid)}\n")
 
 
-def record_pins(place: Path, pins: Path) -> None:
-    """Note where the tracker pins its objects, in case the daemon cannot remove them itself."""
-    with open(place / "pins", "a") as file:
-        file.write(f"{pins}\n")
-
-
 def _recorded(place: Path) -> list[int]:
     """The recorded processes that are still the same ones and alive."""
     file = place / "processes"
@@ -162,11 +158,6 @@ def _recorded(place: Path) -> list[int]:
         return []
     pairs = [line.split() for line in file.read_text().splitlines()]
     return [int(pid) for pid, started in pairs if _started(int(pid)) == int(started)]
-
-
-def _recorded_pins(place: Path) -> list[Path]:
-    file = place / "pins"
-    return [Path(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def _started(pid: int) -> int:

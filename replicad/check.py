@@ -13,39 +13,31 @@ import errno
 import os
 import platform
 import socket
-import stat
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from protocol.errors import Fault
 from protocol.views import CheckItem
+from replicad.freeze.hooks import find_hooks
+from replicad.freeze.mounts import mounts_to_freeze, read_mounts
+from replicad.inventory import disks_of
+from replicad.tracker.errors import TrackerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from protocol.local.values import Address
     from protocol.wire.messages import DiskInfo
+    from replicad.config import Config
+    from replicad.freeze.hooks import Phase
+    from replicad.freeze.mounts import FrozenMount, Mount
 
 OLDEST_KERNEL: Final = (5, 12)
 """First kernel whose BPF programs have the atomic OR that the tracker's bitmap needs."""
 
 CAPABILITIES: Final = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
-TMPFS: Final = frozenset({"tmpfs", "ramfs"})
-FREEZABLE: Final = frozenset(
-    {
-        "bcachefs",
-        "btrfs",
-        "ext2",
-        "ext3",
-        "ext4",
-        "f2fs",
-        "gfs2",
-        "jfs",
-        "nilfs2",
-        "reiserfs",
-        "xfs",
-    }
-)
-"""Filesystems whose driver has ``freeze_fs`` or ``freeze_super``; FIFREEZE refuses others."""
+IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
 CONNECT_SECONDS: Final = 5.0
 TIME_ERROR: Final = 5
@@ -116,23 +108,28 @@ def libbpf() -> list[CheckItem]:
     return [ok("libbpf", f"version {library.libbpf_version_string().decode()}")]
 
 
+def tracker() -> list[CheckItem]:
+    """Loads and attaches the tracker's programs under a name of their own, and removes them."""
+    from replicad.tracker.ebpf import EbpfTracker  # noqa: PLC0415 - needs libbpf, asked before
+    from replicad.tracker.pins import pin_directory  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="replicad-check-") as name:
+        owner = Path(name)
+        try:
+            EbpfTracker.open(pin_directory(owner), owner).destroy()
+        except TrackerUnavailable as error:
+            return [warning("tracker", error.reason, REMEDY_COMPARE)]
+    return [ok("tracker", "its programs load and attach")]
+
+
 # --- the disks -------------------------------------------------------------------------------
 
 
-def disks(wanted: Sequence[str], offered: Sequence[DiskInfo]) -> list[CheckItem]:
-    """Are the configured disks there, can they be read, can what is mounted be frozen?"""
-    items = []
-    found = {info.path for info in offered}
-    for path in wanted:
-        if path not in found:
-            remedy = "Correct 'disks' in replicad.toml; 'replicad inventory' lists what is there."
-            items.append(problem(path, "is configured, but there is no such disk", remedy))
-    if not offered and not wanted:
-        items.append(problem("disks", "no disk was found", "Name disks in replicad.toml."))
-    for info in offered:
-        items.append(_readable(info.path))
-        items += [_freezable(info.path, mounted.mount, mounted.kind) for mounted in info.mounted]
-    return items
+def disks(offered: Sequence[DiskInfo]) -> list[CheckItem]:
+    """Can each disk be read?"""
+    if not offered:
+        return [problem("disks", "no disk was found", "Name disks in replicad.toml.")]
+    return [_readable(info.path) for info in offered]
 
 
 def _readable(path: str) -> CheckItem:
@@ -148,55 +145,55 @@ def _readable(path: str) -> CheckItem:
     return ok(path, "can be read")
 
 
-def _freezable(path: str, mount: str, kind: str) -> CheckItem:
-    if kind in FREEZABLE:
-        return ok(path, f"{mount} ({kind}) can be frozen")
-    remedy = "Keep it quiet at checkpoints (a boot partition usually is), or unmount it."
-    return warning(path, f"{mount} ({kind}) cannot be frozen by the kernel", remedy)
+def filesystems(frozen: Sequence[FrozenMount]) -> list[CheckItem]:
+    """What a checkpoint would freeze, and what it could only sync."""
+    remedy = "Nothing, for a boot partition; otherwise keep it quiet while a checkpoint is taken."
+    return [
+        note(mount.point, f"{mount.kind} cannot be frozen and is only synced", remedy)
+        if mount.sync_only
+        else ok(mount.point, f"{mount.kind} is frozen at a checkpoint")
+        for mount in frozen
+    ]
 
 
 # --- directories -----------------------------------------------------------------------------
 
 
-def runtime(directory: Path, offered: Sequence[DiskInfo], mountinfo: str) -> list[CheckItem]:
-    """The runtime directory is used while filesystems are frozen: it must not be on one."""
-    mount, kind = _mount_of(directory, mountinfo)
-    if kind in TMPFS:
-        return [ok("runtime", f"{directory} is in memory")]
-    frozen = {mounted.mount: info.path for info in offered for mounted in info.mounted}
+def runtime(
+    directory: Path, mounts: Sequence[Mount], frozen: Sequence[FrozenMount]
+) -> list[CheckItem]:
+    """The runtime directory is written while filesystems are frozen: it must not be on one.
+
+    Args:
+        mounts: of our own namespace, in mount order.
+        frozen: what a checkpoint of the configured disks freezes.
+    """
+    holders = [mount for mount in mounts if directory.is_relative_to(mount.point)]
+    if not holders:
+        return [warning("runtime", f"no mount holds {directory}", "Check [runtime] directory.")]
+    # the longest mount point holds it; of two on one point the later one covers the earlier
+    holder = max(enumerate(holders), key=lambda pair: (len(pair[1].point), pair[0]))[1]
     remedy = "Set [runtime] directory to a place in memory, such as /run/replicad."
-    if mount in frozen:
-        sentence = f"{directory} lies on {frozen[mount]}: a job that copies it would freeze it"
+    if holder.kind in IN_MEMORY:
+        return [ok("runtime", f"{directory} is in memory")]
+    if holder.device in {mount.device for mount in frozen}:
+        sentence = f"{directory} lies on {holder.point}, which a checkpoint freezes"
         return [problem("runtime", sentence, remedy)]
-    return [warning("runtime", f"{directory} is on {mount} ({kind}), not in memory", remedy)]
-
-
-def _mount_of(directory: Path, mountinfo: str) -> tuple[str, str]:
-    """Mount point and filesystem kind of a directory that need not exist yet (proc(5))."""
-    best = ("/", "unknown")
-    for line in mountinfo.splitlines():
-        fields, _, after = line.partition(" - ")
-        mount, kind = fields.split()[4], after.split()[0]
-        inside = directory.is_relative_to(mount)
-        # later mounts cover earlier ones of the same place
-        if inside and len(mount) >= len(best[0]):
-            best = (mount, kind)
-    return best
+    where = f"{holder.point} ({holder.kind})"
+    return [warning("runtime", f"{directory} is on {where}, not in memory", remedy)]
 
 
 def hooks(directory: Path) -> list[CheckItem]:
-    """Hooks run with the daemon's rights: nobody else may be able to change them."""
-    if not directory.exists():
-        return [note("hooks", f"{directory} is not there: no hooks, consistency 'filesystem'")]
-    remedy = f"chown root and chmod go-w what is named; see 'ls -lR {directory}'."
+    """Hooks run with the daemon's rights: one that others could have written is not run."""
+    remedy = f"Give it to root and take write permission from others; see 'ls -lR {directory}'."
+    phases: tuple[Phase, ...] = ("pre-freeze", "frozen", "post-thaw")
     items = []
-    for path in (directory, *sorted(directory.glob("*.d")), *sorted(directory.glob("*.d/*"))):
-        about = path.stat()
-        if about.st_uid not in (0, os.geteuid()) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            items.append(problem("hooks", f"{path} can be changed by others", remedy))
-        elif path.is_file() and not about.st_mode & stat.S_IXUSR:
-            items.append(note("hooks", f"{path} is not executable and will not run"))
-    return items or [ok("hooks", f"{directory} belongs to us alone")]
+    for phase in phases:
+        for hook, refusal in find_hooks(directory, phase):
+            name = f"{phase}.d/{hook.name}"
+            said = problem(name, refusal, remedy) if refusal else ok(name, "will run")
+            items.append(said)
+    return items or [note("hooks", f"none in {directory}: consistency will be 'filesystem'")]
 
 
 # --- the way to the receiver -----------------------------------------------------------------
@@ -229,7 +226,26 @@ def clock() -> list[CheckItem]:
     return [ok("clock", "is synchronised")]
 
 
-def machine() -> list[CheckItem]:
-    """What does not depend on the configuration."""
+# --- all of it -------------------------------------------------------------------------------
+
+
+def everything(config: Config, address: Address | None) -> list[CheckItem]:
+    """All questions, in the order in which a job would meet them.
+
+    Args:
+        address: the receiver's control port; None when the source has not enrolled.
+    """
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return [*kernel(platform.release()), *privileges(status), *libbpf(), *clock()]
+    items = [*kernel(platform.release()), *privileges(status), *libbpf()]
+    if all(item.level == "ok" for item in items):
+        items += tracker()
+    try:
+        offered = disks_of(config.source.disks)
+    except Fault as fault:
+        items.append(problem("disks", fault.sentence, fault.remedy))
+        offered = []
+    frozen = mounts_to_freeze([info.path for info in offered])
+    items += [*disks(offered), *filesystems(frozen)]
+    own = [mount for mount in read_mounts() if not mount.reach]
+    items += runtime(config.runtime.directory, own, frozen)
+    return [*items, *hooks(config.hooks.directory), *receiver(address), *clock()]

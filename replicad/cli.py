@@ -125,16 +125,19 @@ def estimate(*, paths: Sequence[str], as_json: bool) -> None:
 @program.command()
 @as_json
 def inventory(*, as_json: bool) -> None:
-    """The disks that may be copied, and what is mounted from them."""
-    _door().emit(_inventory(()), "inventory", as_json=as_json)
+    """The disks that may be copied, and what is on them."""
+    from replicad.inventory import inventory_report  # noqa: PLC0415 - not for status
+
+    report = inventory_report(_config().source.disks)
+    _door().emit(report if as_json else report["disks"], "inventory", as_json=as_json)
 
 
 def _inventory(paths: Sequence[str]) -> Sequence[DiskInfo]:
     """The configured disks, or those among them that ``paths`` names."""
     from protocol.errors import SOURCE_DISK_FORBIDDEN  # noqa: PLC0415 - not for status
-    from replicad.inventory import inventory as look  # noqa: PLC0415
+    from replicad.inventory import disks_of  # noqa: PLC0415
 
-    found = {info.path: info for info in look(_config().source.disks)}
+    found = {info.path: info for info in disks_of(_config().source.disks)}
     for path in paths:
         if path not in found:
             raise SOURCE_DISK_FORBIDDEN.fault(path=path)

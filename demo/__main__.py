@@ -1,0 +1,66 @@
+"""``python -m demo``: exit code 0 and ``identical``, or 1 and ``DIFFERENT``.
+
+``DEMO_SIZE`` is the size of the disk (default 1G). SIGINT, SIGTERM and SIGHUP end it as an error
+would: everything is undone in reverse order, and a second signal does not disturb that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from demo import stage
+from demo.daemons import CommandFailed
+from demo.play import play
+from demo.show import Screen
+from protocol.units import parse_size
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SMALLEST = 64 << 20
+
+
+def main() -> int:
+    """Run the demo; its exit code."""
+    for number in SIGNALS:
+        signal.signal(number, _end)
+    screen = Screen()
+    root = os.geteuid() == 0
+    try:
+        size = max(SMALLEST, parse_size(os.environ.get("DEMO_SIZE", "1G"))) >> 20 << 20
+        for place in stage.clear_leftovers():
+            screen.step(f"removed what a killed demo left in {place}")
+        with stage.directory(stage.choose_root(size)) as place:
+            try:
+                identical = play(place, size, screen, root=root)
+            finally:
+                _ignore()
+    except (CommandFailed, RuntimeError, ValueError, OSError) as error:
+        screen.step(f"failed: {error}")
+        return 1
+    if not root:
+        screen.step(
+            "not root, so not shown: tracking writes in the kernel (each sync compared both "
+            "sides) and freezing a mounted filesystem (the writer stood still instead)"
+        )
+    screen.console.print("identical" if identical else "DIFFERENT")
+    return 0 if identical else 1
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Unwind from where we are; what undoes things must not be interrupted in turn."""
+    _ignore()
+    raise SystemExit(128 + number)
+
+
+def _ignore() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
