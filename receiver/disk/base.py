@@ -1,0 +1,201 @@
+"""One interface for everything that content is written to, and what all kinds share.
+
+The ideas it rests on:
+
+* **Positional I/O only** (pwritev, preadv): workers of all connections use one descriptor
+  at once, with no seek to share and the GIL released.
+* **A failed sync is final.** Linux reports a writeback error once and marks the pages clean
+  (https://lwn.net/Articles/752063/), so a second fdatasync would say "durable" of data that
+  is gone. The disk is poisoned instead: every later call fails with the same fault, the
+  cached pages are dropped so that nobody reads what the device does not hold, and the
+  identity mark of a file is removed, so that its next use begins with a compare pass.
+* **A closed descriptor's number is reused by the kernel.** A late writer must not hit another
+  disk, so close waits for calls in progress and refuses those that come after.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, Self
+
+from protocol.errors import RECEIVER_FULL, TARGET_IO, LocalFault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ZEROS = memoryview(bytes(1 << 20))
+"""1 MiB that is written where the kernel cannot zero; larger gains nothing (measured: memory
+bandwidth of the page cache, not calls, is the limit)."""
+
+IOV_MAX = 1024
+"""Buffers of one pwritev(2) on Linux (UIO_MAXIOV)."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class IntermediateDisk(abc.ABC):
+    """An intermediate disk that is open for this process alone. All methods are thread-safe.
+
+    Attributes:
+        path: where it is, for people and messages.
+        size: bytes that the source's disk has; a device may be larger, the rest is not touched.
+        known_zero: it held only zeros when it was opened (nothing need be zeroed then).
+    """
+
+    def __init__(self, descriptor: int, path: str, size: int, *, known_zero: bool) -> None:
+        self.path = path
+        self.size = size
+        self.known_zero = known_zero
+        self._descriptor = descriptor
+        self._idle = threading.Condition()
+        self._calls = 0
+        self._closed = False
+        self._poison: LocalFault | None = None
+
+    @property
+    def poisoned(self) -> LocalFault | None:
+        """Why nothing may be believed of this disk any more: the fault of a failed sync."""
+        return self._poison
+
+    def write(self, offset: int, content: memoryview | Sequence[memoryview]) -> None:
+        """Write all of ``content`` (one buffer, or several in a row) at ``offset``.
+
+        When it returns, the content is in the page cache; :meth:`sync` makes it durable.
+
+        Raises:
+            LocalFault: RECEIVER_FULL, TARGET_IO; part of it may have been written.
+            ValueError: the range is not within the disk, or the disk is closed.
+        """
+        views = [content] if isinstance(content, memoryview) else content
+        left = [view.cast("B") for view in views if view.nbytes]
+        with self._call(offset, sum(view.nbytes for view in left)):
+            while left:
+                written = os.pwritev(self._descriptor, left[:IOV_MAX], offset)
+                offset += written
+                left = _rest(left, written)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make a range read as zeros, as a hole where that is possible.
+
+        Raises:
+            LocalFault: RECEIVER_FULL, TARGET_IO.
+            ValueError: the range is not within the disk, or the disk is closed.
+        """
+        with self._call(offset, length):
+            if length and not self._zero_by_kernel(offset, length):
+                self._write_zeros(offset, length)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` with the content at ``offset``.
+
+        Raises:
+            LocalFault: TARGET_IO, also for a disk that has become shorter.
+            ValueError: the range is not within the disk, or the disk is closed.
+        """
+        view = view.cast("B")
+        with self._call(offset, view.nbytes):
+            while view.nbytes:
+                count = os.preadv(self._descriptor, [view], offset)
+                if count == 0:
+                    raise OSError(errno.EIO, f"it ends at byte {offset}")
+                offset += count
+                view = view[count:]
+
+    def sync(self) -> None:
+        """Bring all that was written before this call to stable storage.
+
+        Raises:
+            LocalFault: TARGET_IO (or RECEIVER_FULL, for delayed allocation). The disk is then
+                poisoned for good: reopen it, under a new generation.
+            ValueError: the disk is closed.
+        """
+        with self._call(0, 0):
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError as error:
+                self._poison = self._fault(error)
+                self._distrust()
+                raise self._poison from error
+
+    @abc.abstractmethod
+    def allocated_extents(self) -> list[tuple[int, int]]:
+        """(offset, length) of what may be other than zeros, ascending."""
+
+    def allocated_bytes(self) -> int:
+        """Bytes of storage that it may take up."""
+        return sum(length for _, length in self.allocated_extents())
+
+    def close(self) -> None:
+        """Wait for calls in progress, then release it. Does not sync. May be called twice."""
+        with self._idle:
+            if self._closed:
+                return
+            self._closed = True
+            self._idle.wait_for(lambda: self._calls == 0)
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def _zero_by_kernel(self, offset: int, length: int) -> bool:
+        """Zero without writing; False when that cannot be done here."""
+
+    def _distrust(self) -> None:
+        """After a failed sync: drop the cache, which may show what was never stored."""
+        with contextlib.suppress(OSError):  # advice; the disk is poisoned whatever it says
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _write_zeros(self, offset: int, length: int) -> None:
+        while length:
+            written = os.pwrite(self._descriptor, ZEROS[: min(length, len(ZEROS))], offset)
+            offset += written
+            length -= written
+
+    @contextlib.contextmanager
+    def _call(self, offset: int, length: int) -> Iterator[None]:
+        """One call on the descriptor: bounds checked, close held off, OSError made a fault."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise ValueError(f"bytes {offset}+{length} are not within {self.path} ({self.size})")
+        with self._idle:
+            if self._closed:
+                raise ValueError(f"{self.path} is closed")
+            if self._poison is not None:
+                raise self._poison
+            self._calls += 1
+        try:
+            yield
+        except OSError as error:
+            raise self._fault(error) from error
+        finally:
+            with self._idle:
+                self._calls -= 1
+                if self._calls == 0:
+                    self._idle.notify_all()
+
+    def _fault(self, error: OSError) -> LocalFault:
+        if error.errno in _FULL:
+            return RECEIVER_FULL.fault(path=self.path, free=free_bytes(self._descriptor))
+        return TARGET_IO.fault(path=self.path, detail=error.strerror or str(error))
+
+
+def free_bytes(where: int | str) -> int:
+    """Bytes that the filesystem of a descriptor or path can still take (statvfs(3))."""
+    filesystem = os.statvfs(where)
+    return filesystem.f_bavail * filesystem.f_frsize
+
+
+def _rest(views: list[memoryview], written: int) -> list[memoryview]:
+    """What is left of ``views`` after their first ``written`` bytes."""
+    for number, view in enumerate(views):
+        if written < view.nbytes:
+            return [view[written:], *views[number + 1 :]]
+        written -= view.nbytes
+    return []

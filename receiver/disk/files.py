@@ -1,0 +1,164 @@
+"""A job's files under the storage directory: reached, locked, marked and deleted safely.
+
+Every step to a file is taken relative to a directory that is already open and with
+O_NOFOLLOW, so that no link placed inside the storage leads elsewhere; what is found is judged
+by its open descriptor, not by a name that may change meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+from protocol.errors import TARGET_IN_USE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from receiver.catalog.rows import TargetIdentity
+
+DIRECTORY = "disks"
+MARK = "user.replicad.generation"
+UNTRUSTED = "?"
+
+_JOB = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_NO_XATTR = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM})
+
+
+def data_extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of the data in a file; moves the descriptor's file position."""
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        if start >= size:
+            return
+        offset = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        yield start, offset - start
+
+
+def delete_files(storage: Path, job: str, made: list[tuple[str, int]]) -> list[str]:
+    """Delete a job's files, and only those: name and inode must be what the catalog has.
+
+    Args:
+        storage: the receiver's storage directory.
+        job: id of the job.
+        made: (name, inode) of each file that the job made.
+
+    Returns:
+        The names of what was left because it is not what the job made.
+    """
+    left = []
+    try:
+        with job_directory(storage, job, create=False) as directory:
+            for name, inode in made:
+                try:
+                    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if not stat.S_ISREG(status.st_mode) or status.st_ino != inode:
+                    left.append(name)
+                    continue
+                os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return []
+    with contextlib.suppress(OSError):  # somebody else's file is in it: the directory stays
+        (storage / DIRECTORY / job).rmdir()
+    return left
+
+
+@contextlib.contextmanager
+def job_directory(storage: Path, job: str, *, create: bool) -> Iterator[int]:
+    """A descriptor of ``<storage>/disks/<job>``, reached without following a link."""
+    if _JOB.fullmatch(job) is None:
+        raise ValueError(f"{job!r} is not a job id")
+    opened = [os.open(storage, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+    try:
+        for name in (DIRECTORY, job):
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=opened[-1])
+                    os.fsync(opened[-1])
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            opened.append(os.open(name, flags, dir_fd=opened[-1]))
+        yield opened[-1]
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def lock(descriptor: int, path: Path) -> None:
+    """Hold the file against another receiver; the kernel lets go when we die (flock(2))."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TARGET_IN_USE.fault(path=path, detail="another process has locked it") from None
+
+
+def set_mark(descriptor: int, job: str, generation: str) -> None:
+    """Write job and generation into the file's attribute, where the filesystem has them."""
+    try:
+        os.setxattr(descriptor, MARK, f"{job}:{generation}".encode())
+    except OSError as error:
+        if error.errno not in _NO_XATTR:
+            raise
+
+
+def read_mark(descriptor: int) -> str | None:
+    """The mark, or None where the filesystem has no attributes; ``''`` when it has been lost."""
+    try:
+        return os.getxattr(descriptor, MARK).decode(errors="replace")
+    except OSError as error:
+        if error.errno in _NO_XATTR:
+            return None
+        if error.errno == errno.ENODATA:
+            return ""
+        raise
+
+
+def difference(descriptor: int, size: int, identity: TargetIdentity) -> str:
+    """In what an open file is not the one that the catalog knows; empty when in nothing."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
+    if status.st_nlink != 1:
+        return f"it has {status.st_nlink} names (hard links)"
+    if status.st_size != size or identity.size != size:
+        return f"it has {status.st_size} bytes instead of {size}"
+    if status.st_ino != identity.inode:
+        return "another file was put in its place"
+    return ""
+
+
+def remove_leftover(directory: int, name: str) -> None:
+    """Remove a file without data, which a crash can leave between its making and the catalog."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    except OSError:
+        return  # absent, or no file of ours: making it will say so
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and is_all_hole(descriptor):
+            os.unlink(name, dir_fd=directory)
+    finally:
+        os.close(descriptor)
+
+
+def is_all_hole(descriptor: int) -> bool:
+    """Whether not one byte was ever written (or all of it was punched): read from the file
+    itself, so it is true whatever the catalog remembers."""
+    try:
+        os.lseek(descriptor, 0, os.SEEK_DATA)
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False

@@ -1,0 +1,210 @@
+"""An intermediate disk that is a sparse file: holes for zeros, reflinks for snapshots.
+
+Where it is: ``<storage>/disks/<job>/<number>-<name>.raw``. Every step to it is taken relative
+to a directory that is already open and with O_NOFOLLOW, so no link placed inside the storage
+can lead elsewhere, whatever names a source sends.
+
+How it is recognised again: by its inode and size (in the catalog) and, where the filesystem
+has extended attributes, by ``user.replicad.generation``, which holds job and generation. The
+attribute finds a file of another job or an older life; the inode finds an old copy of the
+right file that was put back, which carries the right attribute. ``?`` for the generation says
+that the content is this job's, but cannot be vouched for: a sync failed, or another generation
+was being minted when the power went. Such a disk opens as not ``trusted``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from typing import TYPE_CHECKING
+
+from protocol.errors import (
+    RECEIVER_FULL,
+    TARGET_CHANGED,
+    TARGET_IN_USE,
+    TARGET_IO,
+    TARGET_MISSING,
+)
+from receiver.catalog.rows import TargetIdentity
+from receiver.disk import files, zeroing
+from receiver.disk.base import IntermediateDisk, free_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FREE_BYTES_MIN = 64 << 20
+"""64 MiB that must be free before a disk is begun: the catalog and logs share the filesystem."""
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def file_name(number: int, source_path: str) -> str:
+    """The name of an intermediate disk: its number makes it unique, the rest is for people.
+
+    ``source_path`` is the source's word: everything outside ``A-Z a-z 0-9 . _ -`` becomes
+    one ``-`` and 64 characters are kept.
+    """
+    name = _UNSAFE.sub("-", source_path.removeprefix("/dev/")).strip(".-")[:64]
+    return f"{number}-{name or 'disk'}.raw"
+
+
+class RawDisk(IntermediateDisk):
+    """A sparse file. Make it with :meth:`create`, take it up again with :meth:`open`.
+
+    Attributes:
+        job: id of the job whose it is.
+        trusted: its content is that of its generation. If not, mint another: call
+            :meth:`distrust`, tell the catalog, then :meth:`set_generation`.
+    """
+
+    def __init__(
+        self, descriptor: int, path: str, size: int, *, job: str, known_zero: bool, trusted: bool
+    ) -> None:
+        super().__init__(descriptor, path, size, known_zero=known_zero)
+        self.job = job
+        self.trusted = trusted
+
+    @classmethod
+    def create(
+        cls, storage: Path, job: str, *, number: int, source_path: str, size: int, generation: str
+    ) -> RawDisk:
+        """A new file of ``size`` bytes, all zeros, locked for this process.
+
+        A file of that name that holds data is not ours to replace; one without (left by a
+        crash before the catalog knew of it) is.
+
+        Raises:
+            LocalFault: TARGET_IN_USE (it exists), RECEIVER_FULL, TARGET_IO.
+        """
+        name = file_name(number, source_path)
+        path = storage / files.DIRECTORY / job / name
+        with files.job_directory(storage, job, create=True) as directory:
+            if free_bytes(directory) < FREE_BYTES_MIN:
+                raise RECEIVER_FULL.fault(path=path, free=free_bytes(directory))
+            files.remove_leftover(directory, name)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+            except FileExistsError:
+                raise TARGET_IN_USE.fault(path=path, detail="the file exists already") from None
+            try:
+                files.lock(descriptor, path)
+                os.ftruncate(descriptor, size)
+                files.set_mark(descriptor, job, generation)
+                os.fsync(descriptor)
+                os.fsync(directory)
+            except OSError as error:
+                os.close(descriptor)
+                os.unlink(name, dir_fd=directory)
+                raise TARGET_IO.fault(path=path, detail=error.strerror) from error
+        return cls(descriptor, str(path), size, job=job, known_zero=True, trusted=True)
+
+    @classmethod
+    def open(
+        cls,
+        storage: Path,
+        job: str,
+        name: str,
+        *,
+        size: int,
+        generation: str,
+        identity: TargetIdentity,
+    ) -> RawDisk:
+        """Take up a file that this job made, if it is still the very same.
+
+        Args:
+            storage: the receiver's storage directory.
+            job: id of the job that made it.
+            name: the file's name in the job's directory.
+            size: bytes of the source's disk.
+            generation: what the catalog says that it holds.
+            identity: what :meth:`identity` said when it was made.
+
+        Raises:
+            LocalFault: TARGET_MISSING, TARGET_IN_USE, TARGET_CHANGED.
+        """
+        path = storage / files.DIRECTORY / job / name
+        if "/" in name or name in {"", ".", ".."}:
+            raise TARGET_CHANGED.fault(path=path, detail="its name leads out of its directory")
+        with files.job_directory(storage, job, create=False) as directory:
+            try:
+                flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                descriptor = os.open(name, flags, dir_fd=directory)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise TARGET_CHANGED.fault(path=path, detail="it is a link") from error
+                raise TARGET_MISSING.fault(path=path, detail=error.strerror) from error
+        try:
+            files.lock(descriptor, path)
+            mark = _refuse_changed(
+                descriptor, path, job, size=size, generation=generation, identity=identity
+            )
+            return cls(
+                descriptor,
+                str(path),
+                size,
+                job=job,
+                known_zero=files.is_all_hole(descriptor),
+                trusted=mark != f"{job}:{files.UNTRUSTED}",
+            )
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def identity(self) -> TargetIdentity:
+        """What the catalog recognises it by."""
+        status = os.fstat(self._descriptor)
+        return TargetIdentity(size=status.st_size, inode=status.st_ino)
+
+    def distrust(self) -> None:
+        """Mark the content as not to be vouched for, durably.
+
+        Raises:
+            LocalFault: TARGET_IO.
+        """
+        self.set_generation(files.UNTRUSTED)
+        self.trusted = False
+
+    def set_generation(self, generation: str) -> None:
+        """Mark the file with another generation, durably. Call after the catalog knows it.
+
+        Raises:
+            LocalFault: TARGET_IO.
+        """
+        with self._call(0, 0):
+            files.set_mark(self._descriptor, self.job, generation)
+            os.fsync(self._descriptor)
+        self.trusted = generation != files.UNTRUSTED
+
+    def allocated_extents(self) -> list[tuple[int, int]]:
+        """The file's data as the filesystem knows it (lseek(2), SEEK_DATA and SEEK_HOLE)."""
+        with self._call(0, 0):
+            return list(files.data_extents(self._descriptor, self.size))
+
+    def _zero_by_kernel(self, offset: int, length: int) -> bool:
+        return zeroing.punch_hole(self._descriptor, offset, length)
+
+    def _distrust(self) -> None:
+        super()._distrust()
+        self.trusted = False
+        with contextlib.suppress(OSError):  # the fault is raised either way, and names the disk
+            files.set_mark(self._descriptor, self.job, files.UNTRUSTED)
+
+
+def _refuse_changed(
+    descriptor: int, path: Path, job: str, *, size: int, generation: str, identity: TargetIdentity
+) -> str | None:
+    """Refuse a file that is not the one that the catalog knows; its mark if it is.
+
+    Raises:
+        LocalFault: TARGET_CHANGED.
+    """
+    mark = files.read_mark(descriptor)
+    changed = files.difference(descriptor, size, identity)
+    if mark is not None and mark not in {f"{job}:{generation}", f"{job}:{files.UNTRUSTED}"}:
+        changed = changed or "it holds another generation"
+    if changed:
+        raise TARGET_CHANGED.fault(path=path, detail=changed)
+    return mark
