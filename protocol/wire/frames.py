@@ -211,17 +211,18 @@ def decode_meta(plaintext: Buffer, direction: Direction) -> tuple[Frame, int]:
 def _decode_data(plaintext: Buffer, at: int, end: int) -> Data:
     if end - at < _data_head.size:
         raise _broken("a DATA frame is cut short")
-    _, encoding, disk, raw_length, digest, count = _data_head.unpack_from(plaintext, at)
-    if count == 1 and end - at == _ONE:  # nearly all of them: one extent, one segment
-        offset, length = _segment.unpack_from(plaintext, at + _data_head.size)
+    if end - at == _ONE:  # nearly all of them: one extent, one segment
+        unpacked = _data_one.unpack_from(plaintext, at)
+        _, encoding, disk, raw_length, digest, count, offset, length, _ = unpacked
         zero = length >= _ZERO
         length &= SEGMENT_SECTORS_MAX
-        if not length or offset + length > _DISK_SECTORS:
-            raise _broken(f"a segment at sector {offset} of {length} sectors")
+        if count != 1 or not length or offset + length > _DISK_SECTORS:
+            raise _broken(f"{count} segments, at sector {offset} of {length} sectors")
         length <<= 9
         segments: tuple[Segment, ...] = (Segment(offset << 9, length, zero),)
         content = 0 if zero else length
     else:
+        _, encoding, disk, raw_length, digest, count = _data_head.unpack_from(plaintext, at)
         segments = _decode_segments(plaintext, at + _data_head.size, end, count)
         content = sum(length for _, length, zero in segments if not zero)
     if content != raw_length or raw_length > PAYLOAD_MAX:
