@@ -22,9 +22,9 @@ from protocol.local import log
 class Captured:
     """A configured log whose lines can be read back."""
 
-    def __init__(self, format: Literal["json", "pretty"] = "json", level: Any = "info") -> None:
+    def __init__(self, style: Literal["json", "pretty"] = "json", level: Any = "info") -> None:
         self.reading, self.writing = os.pipe()
-        self.configured = log.configure(format, level, self.writing)
+        self.configured = log.configure(style, level, self.writing)
 
     def text(self) -> str:
         self.configured.close()
@@ -78,7 +78,7 @@ def test_before_it_is_configured_only_warnings_are_shown_and_on_standard_error(
     assert "s3cr3t" not in output.err
 
 
-@pytest.mark.parametrize("format", ["json", "pretty"])
+@pytest.mark.parametrize("style", ["json", "pretty"])
 @pytest.mark.parametrize(
     "key",
     [
@@ -92,8 +92,8 @@ def test_before_it_is_configured_only_warnings_are_shown_and_on_standard_error(
         "token",
     ],
 )
-def test_secrets_are_not_shown(format: Literal["json", "pretty"], key: str) -> None:
-    captured = Captured(format)
+def test_secrets_are_not_shown(style: Literal["json", "pretty"], key: str) -> None:
+    captured = Captured(style)
     log.get("x").info("e", **{key: "hunter2"}, inner={key: ["hunter2"]}, many=[{key: b"hunter2"}])
     text = captured.text()
     assert text.count(log.REDACTED) == 3
