@@ -56,9 +56,8 @@ class BuildBpf(Command):
 
     def run(self) -> None:
         if not (ROOT / BUILDER).exists() or not (ROOT / SOURCE).exists():
-            self.announce(f"{SOURCE}: not there, no BPF object in this build", level=3)
-            return
-        output = self._output()
+            raise SetupError(f"{SOURCE} or {BUILDER}: not in this source tree")
+        output = self._output().resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         problem = "clang is not installed" if shutil.which("clang") is None else ""
         cause: Exception | None = None
