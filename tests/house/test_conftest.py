@@ -42,11 +42,8 @@ def outcomes(directory: Path, source: str, *, required: bool) -> dict[str, int]:
     )
     closing = done.stdout.rstrip().splitlines()[-1]
     found = {kind: int(count) for count, kind in re.findall(r"(\d+) ([a-z]+)", closing)}
-    assert (done.returncode == 0) == (not {"failed", "error", "errors"} & found.keys()) or (
-        done.returncode == 5
-    )
-    if required and found.keys() - {"passed", "skipped", "xfailed"}:
-        assert "no zram" in done.stdout
+    if required and "skipped" not in found:
+        assert "a root test may not" in done.stdout or "a module may not" in done.stdout
     return found
 
 
