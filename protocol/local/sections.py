@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 # Evaluated when a file is read: they say how each key is judged.
-from protocol.local.values import Directory, OptionalName  # noqa: TC001
+from protocol.local.values import Directory, OptionalName
 
 if TYPE_CHECKING:
     from pathlib import Path
