@@ -108,6 +108,7 @@ def test_what_the_source_says_comes_back(said: tuple[Frame, int]) -> None:
 def test_what_the_receiver_says_comes_back(said: tuple[Frame, int]) -> None:
     data = plaintext(*said)
     assert decode_meta(data, RECEIVER) == said
+    assert type(decode_meta(data, RECEIVER)[0]) is type(said[0])
     refused(data, SOURCE)
 
 
