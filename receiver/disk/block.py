@@ -94,7 +94,10 @@ class BlockDisk(IntermediateDisk):
     def _zero_by_kernel(self, offset: int, length: int) -> bool:
         start = -(-offset // _ALIGNED) * _ALIGNED
         end = (offset + length) // _ALIGNED * _ALIGNED
-        if start >= end or not zeroing.zero_out(self._descriptor, start, end - start):
+        if start >= end or not (
+            zeroing.punch_hole(self._descriptor, start, end - start)
+            or zeroing.zero_out(self._descriptor, start, end - start)
+        ):
             return False
         self._write_zeros(offset, start - offset)
         self._write_zeros(end, offset + length - end)

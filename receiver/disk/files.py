@@ -15,7 +15,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from protocol.errors import TARGET_IN_USE
+from protocol.errors import TARGET_CHANGED, TARGET_IN_USE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,22 +79,35 @@ def delete_files(storage: Path, job: str, made: list[tuple[str, int]]) -> list[s
 
 @contextlib.contextmanager
 def job_directory(storage: Path, job: str, *, create: bool) -> Iterator[int]:
-    """A descriptor of ``<storage>/disks/<job>``, reached without following a link."""
+    """A descriptor of ``<storage>/disks/<job>``, reached without following a link.
+
+    Raises:
+        FileNotFoundError: it is not there, and is not to be made.
+        LocalFault: TARGET_CHANGED: something else is in its place.
+        ValueError: ``job`` is no id.
+    """
     if _JOB.fullmatch(job) is None:
         raise ValueError(f"{job!r} is not a job id")
-    opened = [os.open(storage, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
-    try:
+    with contextlib.ExitStack() as opened:
+        at = os.open(storage, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened.callback(os.close, at)
         for name in (DIRECTORY, job):
             if create:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=opened[-1])
-                    os.fsync(opened[-1])
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            opened.append(os.open(name, flags, dir_fd=opened[-1]))
-        yield opened[-1]
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
+                    os.mkdir(name, 0o700, dir_fd=at)
+                    os.fsync(at)
+            at = _enter(storage, name, at)
+            opened.callback(os.close, at)
+        yield at
+
+
+def _enter(storage: Path, name: str, at: int) -> int:
+    try:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=at)
+    except NotADirectoryError:  # also for a link: O_NOFOLLOW with O_DIRECTORY says ENOTDIR
+        path = storage / DIRECTORY if name == DIRECTORY else storage / DIRECTORY / name
+        raise TARGET_CHANGED.fault(path=path, detail="it is not a directory") from None
 
 
 def lock(descriptor: int, path: Path) -> None:

@@ -80,25 +80,16 @@ class RawDisk(IntermediateDisk):
         """
         name = file_name(number, source_path)
         path = storage / files.DIRECTORY / job / name
-        with files.job_directory(storage, job, create=True) as directory:
-            if free_bytes(directory) < FREE_BYTES_MIN:
-                raise RECEIVER_FULL.fault(path=path, free=free_bytes(directory))
-            files.remove_leftover(directory, name)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                descriptor = os.open(name, flags, 0o600, dir_fd=directory)
-            except FileExistsError:
-                raise TARGET_IN_USE.fault(path=path, detail="the file exists already") from None
-            try:
-                files.lock(descriptor, path)
-                os.ftruncate(descriptor, size)
-                files.set_mark(descriptor, job, generation)
-                os.fsync(descriptor)
-                os.fsync(directory)
-            except OSError as error:
-                os.close(descriptor)
-                os.unlink(name, dir_fd=directory)
-                raise TARGET_IO.fault(path=path, detail=error.strerror) from error
+        try:
+            with files.job_directory(storage, job, create=True) as directory:
+                if free_bytes(directory) < FREE_BYTES_MIN:
+                    raise RECEIVER_FULL.fault(path=path, free=free_bytes(directory))
+                files.remove_leftover(directory, name)
+                descriptor = _make(directory, path, job, size, generation)
+        except FileExistsError:
+            raise TARGET_IN_USE.fault(path=path, detail="the file exists already") from None
+        except OSError as error:
+            raise TARGET_IO.fault(path=path, detail=error.strerror) from error
         return cls(descriptor, str(path), size, job=job, known_zero=True, trusted=True)
 
     @classmethod
@@ -128,14 +119,14 @@ class RawDisk(IntermediateDisk):
         path = storage / files.DIRECTORY / job / name
         if "/" in name or name in {"", ".", ".."}:
             raise TARGET_CHANGED.fault(path=path, detail="its name leads out of its directory")
-        with files.job_directory(storage, job, create=False) as directory:
-            try:
+        try:
+            with files.job_directory(storage, job, create=False) as directory:
                 flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 descriptor = os.open(name, flags, dir_fd=directory)
-            except OSError as error:
-                if error.errno == errno.ELOOP:
-                    raise TARGET_CHANGED.fault(path=path, detail="it is a link") from error
-                raise TARGET_MISSING.fault(path=path, detail=error.strerror) from error
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise TARGET_CHANGED.fault(path=path, detail="it is a link") from error
+            raise TARGET_MISSING.fault(path=path, detail=error.strerror) from error
         try:
             files.lock(descriptor, path)
             mark = _refuse_changed(
@@ -191,6 +182,23 @@ class RawDisk(IntermediateDisk):
         self.trusted = False
         with contextlib.suppress(OSError):  # the fault is raised either way, and names the disk
             files.set_mark(self._descriptor, self.job, files.UNTRUSTED)
+
+
+def _make(directory: int, path: Path, job: str, size: int, generation: str) -> int:
+    """A new file in an open directory: locked, sized, marked, and durable with its name."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path.name, flags, 0o600, dir_fd=directory)
+    try:
+        files.lock(descriptor, path)
+        os.ftruncate(descriptor, size)
+        files.set_mark(descriptor, job, generation)
+        os.fsync(descriptor)
+        os.fsync(directory)
+    except BaseException:
+        os.close(descriptor)
+        os.unlink(path.name, dir_fd=directory)
+        raise
+    return descriptor
 
 
 def _refuse_changed(

@@ -1,8 +1,10 @@
 """The kernel's ways to make a range read as zeros without sending zeros through memory.
 
-* a file: ``fallocate(2)`` with ``PUNCH_HOLE | KEEP_SIZE`` frees the blocks;
-* a block device: ``BLKZEROOUT`` (ioctl_list(2), block/ioctl.c) lets the device do it, and
-  drops the page cache of the range.
+* ``fallocate(2)`` with ``PUNCH_HOLE | KEEP_SIZE`` frees the blocks of a file; of a block device
+  it zeroes, and may free, where the device guarantees zeros (block/fops.c);
+* ``BLKZEROOUT`` (block/ioctl.c) has a block device write zeros, without freeing.
+
+Both drop the page cache of the range.
 
 Python has neither, so both are called through libc, which releases the GIL for the call.
 Each says False when the kernel or filesystem cannot, and the caller writes zeros instead.
@@ -30,7 +32,7 @@ _fallocate.restype = ctypes.c_int
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> bool:
-    """Make a hole in a file; False if its filesystem has none.
+    """Make a hole in a file or device; False if there can be none.
 
     Raises:
         OSError: any other failure.

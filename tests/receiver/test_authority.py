@@ -31,9 +31,7 @@ def authority(tmp_path: Path) -> Authority:
 def enrolled(authority: Authority, name: str = "web01") -> identity.Identity:
     request = identity.make_request(name)
     certificate = authority.sign_source(request.request_pem, name, NOW)
-    return identity.issued(
-        request, certificate.pem, authority.pem, address="h:8080", receiver="r"
-    )
+    return identity.issued(request, certificate.pem, authority.pem, address="h:8080", receiver="r")
 
 
 def talk(server: ssl.SSLContext, client: ssl.SSLContext) -> bytes | None:
@@ -206,7 +204,7 @@ def csr(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519Pri
 
 def test_requests_are_checked(authority: Authority) -> None:
     good = csr(ec.generate_private_key(ec.SECP256R1()))
-    assert authority.sign_source(good, "web01", NOW)
+    assert authority.sign_source(good, "web01", NOW).serial
     for key in (ed25519.Ed25519PrivateKey.generate(), rsa.generate_private_key(65537, 1024)):
         with pytest.raises(Fault, match="RPL-2006"):
             authority.sign_source(csr(key), "web01", NOW)

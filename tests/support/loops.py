@@ -1,0 +1,77 @@
+"""Real block devices and filesystems for tests, made of files and always taken away again."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+MIB = 1 << 20
+
+SMALLEST = {"ext4": 16 * MIB, "xfs": 300 * MIB, "btrfs": 128 * MIB}
+"""What each mkfs insists on, roughly."""
+
+_MAKE = {
+    "ext4": ("mkfs.ext4", "-q", "-F"),
+    "xfs": ("mkfs.xfs", "-q", "-f", "-m", "reflink=1"),
+    "btrfs": ("mkfs.btrfs", "-q", "-f"),
+}
+
+
+def run(*command: str | Path) -> str:
+    """A command's output; its own words when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"{command}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def loop_device(image: Path, size: int, *options: str) -> Iterator[str]:
+    """A loop device over a new sparse file of ``size`` bytes."""
+    with image.open("xb") as file:
+        file.truncate(size)
+    device = run("losetup", "--find", "--show", *options, image)
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
+        image.unlink()
+
+
+@contextlib.contextmanager
+def partitioned(image: Path, size: int) -> Iterator[tuple[str, str]]:
+    """A loop device with one partition, from 1 MiB to the end: both paths.
+
+    The kernel is told of it directly (BLKPG), so it need not know any partition table.
+    """
+    with loop_device(image, size) as device:
+        run("addpart", device, "1", str(MIB // 512), str((size - MIB) // 512))
+        try:
+            yield device, f"{device}p1"
+        finally:
+            run("delpart", device, "1")
+
+
+@contextlib.contextmanager
+def mounted(device: str, where: Path, kind: str | None = None) -> Iterator[Path]:
+    """``device`` mounted at ``where``, with a new filesystem if ``kind`` says which."""
+    if kind is not None:
+        run(*_MAKE[kind], device)
+    where.mkdir(exist_ok=True)
+    run("mount", device, where)
+    try:
+        yield where
+    finally:
+        run("umount", where)
+
+
+@contextlib.contextmanager
+def filesystem(kind: str, directory: Path, size: int | None = None) -> Iterator[Path]:
+    """A new mounted filesystem of its own."""
+    with (
+        loop_device(directory / f"{kind}.image", size or SMALLEST[kind]) as device,
+        mounted(device, directory / kind, kind) as where,
+    ):
+        yield where
