@@ -89,6 +89,20 @@ def group_id(name: str | None) -> int:
         raise CONFIGURATION.fault(path="runtime.group", problems=problem) from error
 
 
+def admit(directory: Path, group: int) -> None:
+    """Give ``directory`` to ``group``, whose members must get through it to a socket inside.
+
+    Raises:
+        LocalFault: CONFIGURATION: it cannot be given away (not ours, not our group).
+    """
+    try:
+        if directory.stat().st_gid != group:
+            os.chown(directory, -1, group)
+    except OSError as error:
+        problem = f"the group of {directory} cannot be changed ({error.strerror})"
+        raise CONFIGURATION.fault(path="runtime.group", problems=problem) from error
+
+
 @contextlib.contextmanager
 def reachable(path: Path) -> Iterator[str]:
     """A name for ``path`` that fits the 108 bytes of a socket's address, while in the block."""

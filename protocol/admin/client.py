@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -11,25 +12,29 @@ from protocol.admin import access, rpc
 from protocol.errors import CONTROL_DENIED, CONTROL_REQUEST, DAEMON_NOT_RUNNING, TIMED_OUT, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
     from types import TracebackType
     from typing import Self
 
 
 class Stream:
-    """The updates of a streaming call, as an iterator; ``result`` is set when it has ended."""
+    """The updates of a streaming call, once; ``result`` is set when the iteration has ended.
 
-    def __init__(self, updates: Iterator[rpc.Update | rpc.Result]) -> None:
-        self._updates = updates
+    Leaving the iteration early hangs up, which cancels the call.
+    """
+
+    def __init__(self, outcomes: Generator[rpc.Update | rpc.Result, None, None]) -> None:
+        self._outcomes = outcomes
         self.result: Any = None
 
     def __iter__(self) -> Iterator[Any]:
-        for outcome in self._updates:
-            if isinstance(outcome, rpc.Result):
-                self.result = outcome.value
-            else:
-                yield outcome.value
+        with contextlib.closing(self._outcomes):
+            for outcome in self._outcomes:
+                if isinstance(outcome, rpc.Result):
+                    self.result = outcome.value
+                else:
+                    yield outcome.value
 
 
 class AdminClient:
@@ -91,7 +96,9 @@ class AdminClient:
     ) -> None:
         self.close()
 
-    def _outcomes(self, method: str, params: dict[str, Any]) -> Iterator[rpc.Update | rpc.Result]:
+    def _outcomes(
+        self, method: str, params: dict[str, Any]
+    ) -> Generator[rpc.Update | rpc.Result, None, None]:
         self._last_id += 1
         deadline = None if self.timeout is None else self._clock() + self.timeout
         done = False

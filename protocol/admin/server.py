@@ -83,6 +83,8 @@ class AdminServer:
         """
         self._group = access.group_id(self._group_name)
         make_safe(self.path.parent)
+        if self._group_name:
+            access.admit(self.path.parent, self._group)
         listener = access.listen(self.path, self._group, self._most_connections)
         found = self.path.stat()
         self._inode = (found.st_dev, found.st_ino)

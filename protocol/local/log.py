@@ -67,7 +67,7 @@ class Configured:
         atexit.unregister(self.close)
         logging.getLogger().removeHandler(self._handler)
         logging.captureWarnings(capture=False)
-        structlog.reset_defaults()
+        _warn_only()
         return self.writer.close(seconds)
 
 
@@ -77,15 +77,20 @@ def get(name: str) -> Log:
     Until a program configures its log, only warnings and errors are shown, on standard error.
     """
     if not structlog.is_configured():
-        structlog.configure(
-            processors=[structlog.processors.add_log_level, _redact, _for_people(colors=False)],
-            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            # Looked up at each use: a test or a redirection may have replaced it since.
-            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-            cache_logger_on_first_use=False,
-        )
+        _warn_only()
     log: Log = structlog.get_logger(module=name)
     return log
+
+
+def _warn_only() -> None:
+    """Warnings on standard error: before a log is set up, after it is closed, in commands."""
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, _redact, _for_people(colors=False)],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        # Looked up at each use: a test or a redirection may have replaced it since.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
 
 
 def configure(

@@ -120,7 +120,8 @@ def test_an_abandoned_stream_does_not_answer_the_next_call(tmp_path: Path) -> No
     path = tmp_path / "control.sock"
     lines = rpc.update_line("watch", 1, "a") + rpc.update_line("watch", 1, "b")
     with daemon(path, answering(lines)), AdminClient(path, "r") as client:
-        updates = iter(client.stream("watch"))
+        stream = client.stream("watch")
+        updates = iter(stream)
         assert next(updates) == "a"
         updates.close()  # type: ignore[attr-defined]
         assert client._socket is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import json
 import os
 import socket
@@ -197,6 +198,17 @@ def test_paths_longer_than_a_socket_address(run: Run, tmp_path: Path) -> None:
         async with AdminServer(path, METHODS):
             with AdminClient(path, "replicad") as client:
                 assert await asyncio.to_thread(client.call, "add", left=1) == {"sum": 2}
+
+    run(scenario)
+
+
+@pytest.mark.root
+def test_a_named_group_gets_through_the_directory_to_the_socket(run: Run, path: Path) -> None:
+    async def scenario() -> None:
+        async with AdminServer(path, METHODS, "daemon"):
+            group = grp.getgrnam("daemon").gr_gid
+            assert group != os.getegid()
+            assert (path.parent.stat().st_gid, path.stat().st_gid) == (group, group)
 
     run(scenario)
 

@@ -182,6 +182,17 @@ def test_lost_lines_are_an_event() -> None:
     assert after["event"] == "after"
 
 
+def test_what_is_logged_after_the_end_goes_to_standard_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    captured = Captured()
+    captured.text()
+    log.get("x").warning("late")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "late" in output.err
+
+
 def test_closing_gives_the_standard_librarys_log_back() -> None:
     before = list(logging.getLogger().handlers)
     captured = Captured()

@@ -70,7 +70,5 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 
 def test_an_address_that_is_not_ours_is_a_configuration_error() -> None:
-    with pytest.raises(
-        LocalFault, match=r"metrics address 192\.0\.2\.1:1: cannot listen"
-    ):
+    with pytest.raises(LocalFault, match=r"metrics address 192\.0\.2\.1:1: cannot listen"):
         MetricsServer(Address("192.0.2.1", 1), tuple)
