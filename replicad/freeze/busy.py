@@ -114,19 +114,17 @@ def _held(device: str, graph: BlockGraph) -> str | None:
 def _open_for_writing(devices: frozenset[str], files: set[tuple[int, int]]) -> str | None:
     """The first process that has one of the devices or files open for writing."""
     until = time.monotonic() + SCAN_SECONDS
-    for process in os.scandir("/proc"):
-        if not process.name.isdigit():
-            continue
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         if time.monotonic() > until:
             return f"its users could not be established within {SCAN_SECONDS:g} s"
+        process = f"/proc/{pid}"
         try:
-            fds = [entry.name for entry in os.scandir(f"{process.path}/fd")]
+            fds = os.listdir(f"{process}/fd")
         except OSError:
             # The process has ended.
             continue
-        for fd in fds:
-            if _writes(process.path, fd, devices, files):
-                return f"process {process.name} ({_name(process.path)}) has it open for writing"
+        if any(_writes(process, fd, devices, files) for fd in fds):
+            return f"process {pid} ({_name(process)}) has it open for writing"
     return None
 
 

@@ -21,12 +21,14 @@ from protocol.errors import FREEZE_FAILED, FREEZE_OVERRUN, LocalFault
 from replicad.freeze import watchdog
 from replicad.freeze.blockgraph import mount_id
 from replicad.freeze.guardian import PATIENCE_SECONDS, RESCUE_SECONDS, Guardian
+from replicad.freeze.leftover import remove_record, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
+    from pathlib import Path
+from types import TracebackType
 
-    from replicad.freeze.mounts import FrozenMount
+from replicad.freeze.mounts import FrozenMount
 
 READY_SECONDS = 20.0
 """For the watchdog to start: an interpreter without site packages needs 0.02 s on an idle CPU."""
@@ -58,6 +60,8 @@ class Freezer:
             at all is allowed: then there is nothing to hold and only the time is measured.
         budget: seconds from the first FIFREEZE to the moment when the watchdog thaws by itself.
         clock: CLOCK_MONOTONIC, which the watchdog uses too.
+        record: a file in memory that says what is frozen while it is, for the case that daemon
+            and watchdog are killed together (:mod:`replicad.freeze.leftover`).
     """
 
     def __init__(
@@ -65,10 +69,12 @@ class Freezer:
         mounts: Sequence[FrozenMount],
         budget: float,
         clock: Callable[[], float] = time.monotonic,
+        record: Path | None = None,
     ) -> None:
         self.mounts = tuple(mounts)
         self.budget = budget
         self._clock = clock
+        self._record = record
         self._fds: list[int] = []
         self._guardian: Guardian | None = None
         self._first: float | None = None
@@ -101,6 +107,9 @@ class Freezer:
                 freezing, which is thawed as soon as it is.
         """
         guardian = self._prepared()
+        if self._record is not None:
+            paths = [(mount.device, [path for path, _ in mount.ways]) for mount in self.mounts]
+            write_record(self._record, paths)
         self._first = self._clock()
         guardian.expect(self._first + self.budget + GRACE_SECONDS)
         guardian.send(f"freeze {self.budget:.6f}")
@@ -172,6 +181,8 @@ class Freezer:
         if self._guardian is not None:
             self._guardian.close()
             self._guardian = None
+            if self._record is not None:
+                remove_record(self._record)
         while self._fds:
             os.close(self._fds.pop())
 
