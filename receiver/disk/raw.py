@@ -34,8 +34,8 @@ from receiver.disk.base import IntermediateDisk, free_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
-FREE_BYTES_MIN = 64 << 20
-"""64 MiB that must be free before a disk is begun: the catalog and logs share the filesystem."""
+FREE_BYTES_MIN = 16 << 20
+"""16 MiB that must be free before a disk is begun: the catalog and logs share the filesystem."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 

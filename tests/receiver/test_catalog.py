@@ -195,7 +195,7 @@ def test_a_source_is_known_by_its_certificate_until_it_is_forgotten(catalog: Cat
         lambda: catalog.sources.get("web01"),
         lambda: catalog.sources.forget("web01", NOW),
     ):
-        with pytest.raises(Fault, match="RPL-2007|RPL-4001"):
+        with pytest.raises(Fault, match=r"RPL-2007|RPL-4001"):
             refused()
     assert catalog.sources.all() == []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 MIB = 1 << 20
 
-SMALLEST = {"ext4": 16 * MIB, "xfs": 300 * MIB, "btrfs": 128 * MIB}
+SMALLEST = {"ext4": 16 * MIB, "xfs": 300 * MIB, "btrfs": 256 * MIB}
 """What each mkfs insists on, roughly."""
 
 _MAKE = {
