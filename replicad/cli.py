@@ -20,6 +20,7 @@ from replicad import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from protocol.local.values import Address
     from protocol.wire.messages import DiskInfo
     from replicad.config import Config
 
@@ -103,9 +104,24 @@ def check(*, as_json: bool) -> int:
     """Does this machine have what replication takes? Exit code 1 when there is a problem."""
     from replicad.check import everything  # noqa: PLC0415 - ctypes, sockets
 
-    items = everything(_config())
+    config = _config()
+    items = everything(config, _receiver(config))
     _door().emit(items, "checks", as_json=as_json)
     return 1 if any(item.level == "problem" for item in items) else 0
+
+
+def _receiver(config: Config) -> Address | None:
+    """Where the receiver is that this source has enrolled with; None for nowhere yet."""
+    from protocol.errors import NOT_ENROLLED, Fault  # noqa: PLC0415 - not for status
+    from protocol.identity import load_identity  # noqa: PLC0415 - cryptography
+    from protocol.local.values import parse_address  # noqa: PLC0415
+
+    try:
+        return parse_address(load_identity(config.state.directory).address)
+    except Fault as fault:
+        if fault.code != NOT_ENROLLED.code:
+            raise
+        return None
 
 
 @program.command()

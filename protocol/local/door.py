@@ -128,7 +128,7 @@ class Door:
                 for _update in stream:
                     pass
             else:
-                self.follow(stream, "job" if self.daemon == "receiver" else "status")
+                self.follow(stream, "job")
         self.emit(stream.result, "checkpoint", as_json=as_json)
 
     def follow(self, stream: Stream, drawing: Literal["job", "status"]) -> None:

@@ -55,12 +55,10 @@ class Create(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Make one word of ``at TIME``, then parse as usual."""
         joined: list[str] = []
-        words = iter(args)
-        for word in words:
-            if word == "at" and joined[-1:] == ["--start"]:
-                joined.append(f"at {next(words, '')}")
-            elif word == "--start=at":
-                joined.append(f"{word} {next(words, '')}")
+        for word in args:
+            at = joined[-1:] == ["--start=at"] or joined[-2:] == ["--start", "at"]
+            if at and not word.startswith("-"):
+                joined[-1] += f" {word}"
             else:
                 joined.append(word)
         return super().parse_args(ctx, joined)

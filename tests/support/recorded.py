@@ -1,0 +1,118 @@
+"""Answers as the daemons give them, for the tests of commands and drawings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DISK: dict[str, Any] = {
+    "path": "/dev/vda",
+    "size": 10 << 30,
+    "total_bytes": 8 << 30,
+    "transferred_bytes": 2 << 30,
+    "dirty_bytes": 6 << 30,
+    "in_flight_bytes": 1 << 20,
+    "differing_bytes": 0,
+    "pass": "full",
+    "passed": 0,
+    "tracker": "ebpf",
+    "trust": "",
+    "granule": 4096,
+    "intermediate": "/var/lib/receiver/disks/7f/0.raw",
+}
+CHECKPOINT: dict[str, Any] = {
+    "epoch": 3,
+    "consistency": "filesystem",
+    "frozen_seconds": 0.0834,
+    "snapshot": None,
+    "preserved": "held until 'job resume'",
+}
+RESULT = {**CHECKPOINT, "held": True}
+JOB: dict[str, Any] = {
+    "id": "7f3a9c",
+    "name": "web",
+    "source": "web01",
+    "state": "syncing",
+    "outcome": "",
+    "connected": True,
+    "held": False,
+    "consistency": None,
+    "epoch": 2,
+    "speed_bytes_per_second": 250e6,
+    "remaining_seconds": 25.7,
+    "logical_bytes": 2 << 30,
+    "wire_bytes": 1 << 30,
+    "lag_seconds": 1.5,
+    "sentence": "the first copy",
+    "error": None,
+    "bandwidth": 25_000_000,
+    "compress": "auto",
+    "freeze_budget": 2.0,
+    "every": None,
+    "keep": 3,
+    "next_sync": None,
+    "created": "2026-11-22T04:05:06Z",
+    "valid_until": None,
+    "disks": [DISK],
+    "checkpoint": {**CHECKPOINT, "taken": "2026-11-22T05:00:00Z"},
+}
+SOURCE: dict[str, Any] = {
+    "name": "web01",
+    "connected": True,
+    "address": "192.0.2.7:40312",
+    "enrolled": "2026-11-22T04:00:00Z",
+    "last_seen": "2026-11-22T05:00:00Z",
+    "certificate": "ab" * 32,
+    "software": "replicad 0.1.0",
+    "disks": [
+        {
+            "path": "/dev/vda",
+            "size": 10 << 30,
+            "kind": "disk",
+            "mounted": [{"mount": "/", "kind": "ext4", "device": "/dev/vda1"}],
+        }
+    ],
+    "job": "7f3a9c",
+}
+ACTIVATION = {"code": "RPL1-ABCD-EFGH", "uses": 1, "expires": "2026-11-29T04:00:00Z"}
+INTERMEDIATE = {
+    "job": "7f3a9c",
+    "source": "web01",
+    "path": "/dev/vda",
+    "intermediate": "/var/lib/receiver/disks/7f/0.raw",
+    "kind": "raw",
+    "size": 10 << 30,
+    "allocated_bytes": 8 << 30,
+    "epoch": 2,
+    "in_use": True,
+}
+SOURCE_JOB: dict[str, Any] = {
+    **{
+        key: JOB[key]
+        for key in (
+            "id",
+            "name",
+            "state",
+            "epoch",
+            "speed_bytes_per_second",
+            "remaining_seconds",
+            "logical_bytes",
+            "wire_bytes",
+            "lag_seconds",
+            "bandwidth",
+            "sentence",
+            "error",
+            "disks",
+        )
+    },
+    "reconnects": 0,
+}
+STATUS: dict[str, Any] = {
+    "name": "web01",
+    "software": "replicad 0.1.0",
+    "enrolled": True,
+    "receiver": "vault.example:8080",
+    "connected": True,
+    "sentence": "",
+    "tracker": {"name": "ebpf", "available": True, "sentence": "", "misses": 0},
+    "job": SOURCE_JOB,
+}
