@@ -29,9 +29,6 @@ Phase = Literal["pre-freeze", "frozen", "post-thaw"]
 OUTPUT_BYTES = 16 * 1024
 """Of what a hook prints are kept; the rest is read and dropped, so that it never blocks."""
 
-DRAIN_SECONDS = 0.5
-"""After the end of a hook, for what it left in the pipe; a child may hold it open for ever."""
-
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -143,21 +140,21 @@ async def run_hooks(
 
 async def _run(hook: Path, environment: dict[str, str], limit: float) -> HookRun:
     begun = time.monotonic()
+    output = _Output()
     try:
         process = await asyncio.create_subprocess_exec(
             str(hook),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=output.write_end,
             stderr=asyncio.subprocess.STDOUT,
             cwd="/",
             env=environment,
             start_new_session=True,
         )
     except OSError as error:
+        output.close()
         return HookRun(str(hook), 0.0, f"it cannot be started: {error.strerror}", "")
-    kept = bytearray()
-    assert process.stdout is not None
-    reading = asyncio.create_task(_keep(process.stdout, kept))
+    output.begin()
     detail = ""
     try:
         async with asyncio.timeout(limit):
@@ -168,17 +165,55 @@ async def _run(hook: Path, environment: dict[str, str], limit: float) -> HookRun
         detail = f"it ran longer than {limit:g} s and was killed"
     finally:
         _kill_group(process.pid)
-        await asyncio.wait({reading}, timeout=DRAIN_SECONDS)
-        reading.cancel()
-        if process.returncode is None:
-            await process.wait()
-    seconds = time.monotonic() - begun
-    return HookRun(str(hook), seconds, detail, kept.decode("utf-8", "replace"))
+        await process.wait()
+        output.close()
+    return HookRun(str(hook), time.monotonic() - begun, detail, output.text)
 
 
-async def _keep(stream: asyncio.StreamReader, kept: bytearray) -> None:
-    while block := await stream.read(OUTPUT_BYTES):
-        kept += block[: OUTPUT_BYTES - len(kept)]
+class _Output:
+    """A pipe that is read as long as the hook runs, and the first part of what came.
+
+    Not asyncio's own pipe: with that, the end of a process is not seen before the end of all
+    that it left in the background with its output open.
+    """
+
+    def __init__(self) -> None:
+        self._read_end, self.write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        self._kept = bytearray()
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self) -> None:
+        """The hook has its end of the pipe."""
+        os.close(self.write_end)
+        self.write_end = -1
+        self._loop.add_reader(self._read_end, self._read)
+
+    def _read(self) -> bool:
+        """Whether there may be more."""
+        try:
+            block = os.read(self._read_end, OUTPUT_BYTES)
+        except BlockingIOError:
+            return False
+        if not block:
+            self._loop.remove_reader(self._read_end)
+        self._kept += block[: OUTPUT_BYTES - len(self._kept)]
+        return bool(block)
+
+    def close(self) -> None:
+        """Take what is still in the pipe, which holds a bounded amount, and end."""
+        if self.write_end >= 0:
+            os.close(self.write_end)
+        else:
+            while len(self._kept) < OUTPUT_BYTES and self._read():
+                pass
+            self._loop.remove_reader(self._read_end)
+        os.close(self._read_end)
+
+    @property
+    def text(self) -> str:
+        """What was kept."""
+        return self._kept.decode("utf-8", "replace")
 
 
 def _kill_group(leader: int) -> None:

@@ -82,7 +82,7 @@ def parse_mountinfo(text: str, reach: str = "") -> list[Mount]:
     Raises:
         ValueError: a line is not as proc(5) describes it.
     """
-    return [_parse_line(line, reach) for line in text.splitlines() if line]
+    return [_parse_line(line, reach) for line in text.split("\n") if line]
 
 
 def _parse_line(line: str, reach: str) -> Mount:
