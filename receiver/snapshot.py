@@ -80,8 +80,8 @@ def preserve(storage: Path, job: str, epoch: int, disks: Sequence[Path]) -> Pres
             _clone(path, partial / path.name)
         sync_directory(partial)
         partial.rename(final)
-        sync_directory(home)
-        sync_directory(home.parent)
+        for directory in (home, home.parent, storage):
+            sync_directory(directory)
     except OSError as error:
         _discard_quietly(partial)
         if error.errno in _CANNOT:

@@ -5,7 +5,7 @@ The ideas it rests on:
 * **Positional I/O only** (pwritev, preadv): workers of all connections use one descriptor
   at once, with no seek to share and the GIL released.
 * **A failed sync is final.** Linux reports a writeback error once and marks the pages clean
-  (https://lwn.net/Articles/752063/), so a second fdatasync would say "durable" of data that
+  (fsync(2), "fsyncgate"), so a second fdatasync would say "durable" of data that
   is gone. The disk is poisoned instead: every later call fails with the same fault, the
   cached pages are dropped so that nobody reads what the device does not hold, and the
   identity mark of a file is removed, so that its next use begins with a compare pass.

@@ -95,7 +95,8 @@ def job_directory(storage: Path, job: str, *, create: bool) -> Iterator[int]:
             if create:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=at)
-                    os.fsync(at)
+                # Also when it is there: who made it may have died before this.
+                os.fsync(at)
             at = _enter(storage, name, at)
             opened.callback(os.close, at)
         yield at
