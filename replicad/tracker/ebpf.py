@@ -168,6 +168,14 @@ class EbpfTracker:
                 self._hand_over(disk, identity, sink)
             return counted
 
+    def misses(self, disk: TrackedDisk) -> int:
+        """Returns what a drain would count as missed for this disk, without taking any bits.
+
+        Raises CannotTrack if its token is not current.
+        """
+        with self._lock:
+            return self._misses_of(self._require(disk), self._misses())
+
     def close(self) -> None:
         """Lets go; tracking goes on in the kernel."""
         self._table.close()

@@ -66,7 +66,9 @@ class KernelBitmap:
         full = self._full() if upper_marked else np.zeros(0, np.bool_)
         parts = list(bitmap.chunks(geometry, pages, full))
         for first, end in parts:
-            sink(first, self._read(pages, full, first, end))
+            part = self._read(pages, full, first, end)
+            if part.any():  # after a kill while clearing, the summary may promise more than there is
+                sink(first, part)
         self._clear(pages, parts, upper_marked)
 
     def _full(self) -> NDArray[np.bool_]:

@@ -1,0 +1,202 @@
+"""What is drained is what was written: compared with the bytes before and after, on real devices."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from replicad.tracker import EbpfTracker, TrackedDisk, bitmap
+from replicad.tracker.window import words
+from tests.replicad.tracker.devices import (
+    BLKDISCARD,
+    BLKZEROOUT,
+    MIB,
+    Direct,
+    content,
+    differing,
+    drained,
+    ioctl_range,
+    loop_device,
+    mounted,
+    run,
+    touched,
+    tracker_at,
+)
+
+pytestmark = pytest.mark.root
+SIZE = 24 * MIB + 512 * 7  # the last granule is short
+
+
+class Bench:
+    """One tracked loop device filled with random bytes."""
+
+    def __init__(self, tracker: EbpfTracker, device: str, image: Path) -> None:
+        self.tracker, self.device, self.image = tracker, device, image
+        self.random = random.Random(20)
+        self.fill()
+        self.disk: TrackedDisk = tracker.track(device)
+        drained(tracker, self.disk)
+        self.before = content(image)
+
+    def fill(self) -> None:
+        direct = Direct(self.device, SIZE)
+        direct.write(0, self.random.randbytes(SIZE))
+        direct.close()
+
+    def assert_exact(self, ranges: list[tuple[int, int]]) -> None:
+        marked = drained(self.tracker, self.disk)
+        after = content(self.image)
+        lost = differing(self.before, after, self.disk.granule) & ~marked
+        assert not lost.any(), f"written, not marked: {lost.nonzero()[0]}"
+        beyond = marked & ~touched(SIZE, self.disk.granule, ranges)
+        assert not beyond.any(), f"marked, not written: {beyond.nonzero()[0]}"
+        self.before = after
+
+    def range(self) -> tuple[int, int]:
+        """Sectors from one to the whole disk, small ones more often."""
+        sectors = SIZE // 512
+        length = min(sectors, int(2 ** self.random.uniform(0, 16)))
+        return self.random.randrange(sectors - length + 1) * 512, length * 512
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    image = tmp_path / "image"
+    with loop_device(image, SIZE) as device, tracker_at(tmp_path / "run") as tracker:
+        yield Bench(tracker, device, image)
+
+
+def test_nothing_written_nothing_marked(bench: Bench) -> None:
+    with open(bench.device, "rb") as device:
+        device.read()
+    bench.assert_exact([])
+
+
+def test_direct_writes(bench: Bench) -> None:
+    direct = Direct(bench.device, SIZE)
+    for _ in range(8):
+        ranges = [bench.range() for _ in range(12)]
+        for offset, length in ranges:
+            direct.write(offset, bench.random.randbytes(length))
+        bench.assert_exact(ranges)
+    direct.close()
+
+
+def test_buffered_writes(bench: Bench) -> None:
+    for _ in range(6):
+        ranges = []
+        fd = os.open(bench.device, os.O_RDWR)
+        for _ in range(20):
+            offset, length = bench.random.randrange(SIZE - 100_000), bench.random.randrange(1, 100_000)
+            os.pwrite(fd, bench.random.randbytes(length), offset)
+            ranges.append((offset, length))
+        os.fsync(fd)
+        os.close(fd)
+        bench.assert_exact(ranges)
+
+
+@pytest.mark.parametrize("request_code", [BLKDISCARD, BLKZEROOUT])
+def test_discards_and_zeroes(bench: Bench, request_code: int) -> None:
+    for round_ in range(10):
+        ranges = [bench.range() for _ in range(4)] if round_ else [(0, SIZE)]
+        for offset, length in ranges:
+            ioctl_range(bench.device, request_code, offset, length)
+        bench.assert_exact(ranges)
+
+
+def test_holes_punched_into_the_device(bench: Bench) -> None:
+    for keep_size, mode in (("-n", "-p"), ("-n", "-z")):
+        offset, length = 4096 * 700, 4096 * 5000
+        run("fallocate", keep_size, mode, "-o", str(offset), "-l", str(length), bench.device)
+        bench.assert_exact([(offset, length)])
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_filesystem_churn(tmp_path: Path, kind: str) -> None:
+    """Many small files made, changed, renamed, removed; every differing byte is in a marked granule."""
+    image, size = tmp_path / "image", {"ext4": 64, "xfs": 320}[kind] * MIB
+    chosen = random.Random(7)
+    with loop_device(image, size) as device, tracker_at(tmp_path / "run") as tracker:
+        disk = tracker.track(device)
+        run(f"mkfs.{kind}", "-q", device)
+        for round_ in range(3):
+            drained(tracker, disk)
+            before = content(image)
+            with mounted(device, tmp_path / "mount", kind) as root:
+                churn(root, chosen, round_)
+            marked = drained(tracker, disk)
+            changed = differing(before, content(image), disk.granule)
+            assert changed.any()
+            assert not (changed & ~marked).any()
+
+
+def churn(root: Path, chosen: random.Random, round_: int) -> None:
+    for _ in range(150):
+        path = root / f"{chosen.randrange(120)}"
+        action = chosen.randrange(4)
+        if action == 0 and path.exists():
+            path.unlink()
+        elif action == 1 and path.exists():
+            path.rename(root / f"{chosen.randrange(120)}")
+        else:
+            path.write_bytes(chosen.randbytes(chosen.randrange(1, 200_000)))
+    big = root / f"big{round_}"
+    big.write_bytes(bytes(8 * MIB))
+    run("fstrim", str(root))
+
+
+def test_partitions_are_disk_relative(tmp_path: Path) -> None:
+    image, start = tmp_path / "image", 2048 * 512 + 512 * 3
+    with loop_device(image, 64 * MIB, "--partscan") as device, tracker_at(tmp_path / "run") as tracker:
+        run("addpart", device, "1", str(start // 512), "60000")  # no partition table, no udev
+        disk = tracker.track(device)
+        drained(tracker, disk)
+        partition = Path(f"/dev/{Path(device).name}p1")
+        made = not partition.exists()
+        if made:
+            number = (Path("/sys/class/block") / partition.name / "dev").read_text().split(":")
+            os.mknod(partition, 0o660 | 0o060000, os.makedev(int(number[0]), int(number[1])))
+        try:
+            before = content(image)
+            direct = Direct(str(partition), MIB)
+            ranges = [(0, 512), (512 * 999, 4096 * 3), (60000 * 512 - 512, 512)]
+            for offset, length in ranges:
+                direct.write(offset, os.urandom(length))
+            direct.close()
+            marked = drained(tracker, disk)
+            expected = touched(disk.size, disk.granule, [(start + o, n) for o, n in ranges])
+            assert np.array_equal(marked, expected)
+            assert np.array_equal(differing(before, content(image), disk.granule), expected)
+            with pytest.raises(Exception, match="is a partition; name the whole disk"):
+                tracker.track(str(partition))
+        finally:
+            if made:
+                partition.unlink()
+
+
+def test_the_kernel_marks_like_the_model(tmp_path: Path) -> None:
+    """Word for word, on four levels: each discard is one bio, so one mark."""
+    size, chosen = 64 * 1024 * MIB, random.Random(9)
+    with loop_device(tmp_path / "image", size) as device, tracker_at(tmp_path / "run") as tracker:
+        disk = tracker.track(device)
+        for round_ in range(40):
+            tracker.drain([disk], lambda *_: None)
+            kernel = tracker._table.bitmaps(0)[tracker._table.slots[0].active & 1]
+            model = np.zeros(kernel.geometry.words, np.uint64)
+            assert len(kernel.geometry.levels) == 4
+            for _ in range(1 + round_ // 8):
+                sectors = int(2 ** chosen.uniform(0, 22))
+                sector = chosen.randrange(size // 512 - sectors)
+                if chosen.random() < 0.5:  # on the borders of words of all levels
+                    unit = 8 * 64 ** chosen.randrange(3)
+                    sector, sectors = sector // unit * unit, -(-sectors // unit) * unit
+                sectors = min(sectors, size // 512 - sector)
+                ioctl_range(device, BLKDISCARD, sector * 512, sectors * 512)
+                bitmap.mark(kernel.geometry, model, sector // 8, (sector + sectors - 1) // 8 + 1)
+            with words(kernel.fd, 0, kernel.geometry.words) as view:
+                assert np.array_equal(view, model)

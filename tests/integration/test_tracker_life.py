@@ -1,0 +1,227 @@
+"""Pins, tokens, adoption: what must survive a process and what must not."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replicad.tracker import (
+    CannotTrack,
+    EbpfTracker,
+    TrackerUnavailable,
+    collect_garbage,
+    layout,
+    libbpf,
+    pin_directory,
+)
+from tests.replicad.tracker.devices import (
+    MIB,
+    Direct,
+    drained,
+    loop_device,
+    run,
+    touched,
+    tracker_at,
+    zram_device,
+)
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[str]:
+    with loop_device(tmp_path / "image", 64 * MIB) as path:
+        yield path
+
+
+def write(device: str, offset: int, length: int) -> None:
+    direct = Direct(device, length)
+    direct.write(offset, os.urandom(length))
+    direct.close()
+
+
+def test_tracking_goes_on_while_no_process_runs(tmp_path: Path, device: str) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    first = EbpfTracker.open(pin_directory(runtime), runtime)
+    disk = first.track(device)
+    assert not first.adopted
+    write(device, 0, 4096)
+    first.close()
+    write(device, 40960, 8192)
+    with tracker_at(runtime) as second:
+        assert second.adopted
+        assert second.tracked() == [disk]
+        assert second.track(device) == disk
+        write(device, 409600, 4096)
+        expected = touched(disk.size, disk.granule, [(0, 4096), (40960, 8192), (409600, 4096)])
+        assert (drained(second, disk) == expected).all()
+
+
+def test_untrack_and_destroy_leave_nothing(tmp_path: Path, device: str) -> None:
+    runtime = tmp_path / "run"
+    directory = pin_directory(runtime)
+    with tracker_at(runtime) as tracker:
+        disk = tracker.track(device)
+        maps = [one.fd for one in tracker._table.bitmaps(0)]
+        assert directory.is_dir()
+        tracker.untrack(disk)
+        assert tracker.tracked() == []
+        for fd in maps:
+            with pytest.raises(OSError):
+                os.fstat(fd)
+        number = ctypes.c_uint32()
+        for key in range(2 * layout.MAX_SLOTS - 2):
+            bitmaps = tracker._attached.maps["bitmaps"]
+            assert not tracker._library.lookup(bitmaps, ctypes.c_uint32(key), number)
+        with pytest.raises(CannotTrack, match="no longer tracked"):
+            tracker.drain([disk], lambda *_: None)
+        tracker.untrack(disk)  # twice is not an error
+        assert tracker.track(device).token != disk.token
+    assert not directory.exists()
+
+
+def test_another_file_behind_a_loop_device_is_another_disk(tmp_path: Path) -> None:
+    with tracker_at(tmp_path / "run") as tracker:
+        with loop_device(tmp_path / "one", 64 * MIB) as device:
+            disk = tracker.track(device)
+        # the same number, the same size: only diskseq differs
+        (tmp_path / "two").write_bytes(bytes(64 * MIB))
+        run("losetup", device, str(tmp_path / "two"))
+        try:
+            seen: list[int] = []
+            gap = tracker.drain([disk], lambda _d, first, _w: seen.append(first))
+            assert gap[disk.path].misses > 0
+            again = tracker.track(device)
+            assert again.token != disk.token
+            assert again.size == disk.size
+        finally:
+            run("losetup", "--detach", device)
+
+
+def test_a_resized_disk_gets_a_new_token(tmp_path: Path, device: str) -> None:
+    with tracker_at(tmp_path / "run") as tracker:
+        disk = tracker.track(device)
+        os.truncate(tmp_path / "image", 96 * MIB)
+        run("losetup", "--set-capacity", device)
+        write(device, 80 * MIB, 4096)
+        assert tracker.drain([disk], lambda *_: None)[disk.path].misses > 0
+        grown = tracker.track(device)
+        assert (grown.size, grown.token == disk.token) == (96 * MIB, False)
+        write(device, 80 * MIB, 4096)
+        assert (drained(tracker, grown) == touched(96 * MIB, 4096, [(80 * MIB, 4096)])).all()
+
+
+def test_an_unchanged_disk_keeps_its_token_and_bits(tmp_path: Path, device: str) -> None:
+    with tracker_at(tmp_path / "run") as tracker:
+        disk = tracker.track(device)
+        write(device, 4096, 4096)
+        assert tracker.track(device) == disk
+        assert drained(tracker, disk).nonzero()[0].tolist() == [1]
+
+
+def test_two_processes_cannot_drain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicad.tracker.pins.lock.__defaults__", (0.05,))
+    runtime = tmp_path / "run"
+    with tracker_at(runtime), pytest.raises(TrackerUnavailable, match="another process"):
+        EbpfTracker.open(pin_directory(runtime), runtime)
+
+
+def test_pins_of_another_layout_are_replaced(tmp_path: Path, device: str) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    first = EbpfTracker.open(pin_directory(runtime), runtime)
+    disk = first.track(device)
+    meta = layout.Meta()
+    key = ctypes.c_uint32(0)
+    first._library.lookup(first._attached.maps["meta"], key, meta)
+    meta.layout += 1
+    first._library.update(first._attached.maps["meta"], key, meta)
+    first.close()
+    with tracker_at(runtime) as second:
+        assert not second.adopted
+        assert second.tracked() == []
+        assert second.track(device).token != disk.token
+
+
+@pytest.mark.parametrize("missing", ["meta", "link_rq_complete_0", "state"])
+def test_incomplete_pins_are_replaced(tmp_path: Path, missing: str) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    EbpfTracker.open(pin_directory(runtime), runtime).close()
+    (pin_directory(runtime) / missing).unlink()
+    with tracker_at(runtime) as second:
+        assert not second.adopted
+
+
+def test_garbage_of_removed_daemons_is_collected(tmp_path: Path) -> None:
+    gone, alive = tmp_path / "gone", tmp_path / "alive"
+    for runtime in (gone, alive):
+        runtime.mkdir()
+        EbpfTracker.open(pin_directory(runtime), runtime).close()
+    shutil.rmtree(gone)
+    try:
+        assert pin_directory(gone) in collect_garbage()
+        assert not pin_directory(gone).exists()
+        assert pin_directory(alive).exists()
+    finally:
+        EbpfTracker.open(pin_directory(alive), alive).destroy()
+
+
+def test_a_slot_that_was_being_taken_at_a_kill_is_freed(tmp_path: Path, device: str) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    first = EbpfTracker.open(pin_directory(runtime), runtime)
+    disk = first.track(device)
+    key = ctypes.c_uint32(disk.major << 20 | disk.minor)
+    first._library.delete(first._attached.maps["index_of"], key)
+    first.close()
+    with tracker_at(runtime) as second:
+        assert second.tracked() == []
+        write(device, 0, 4096)
+        assert not drained(second, second.track(device)).any()
+
+
+def test_more_than_64_disks(tmp_path: Path) -> None:
+    """Slots are taken until they run out, given back, and taken again."""
+    with tracker_at(tmp_path / "run") as tracker, loop_device(tmp_path / "image", MIB) as device:
+        table = tracker._table
+        from replicad.tracker import disk as block
+
+        real = block.inspect(device)
+        for number in range(layout.MAX_SLOTS - 1):
+            table.take(block.BlockDevice("x", 999, number, MIB, 1, bio_based=False), 0)
+        with pytest.raises(CannotTrack, match="127 disks"):
+            table.take(real, 0)
+        table.give_back(70)
+        assert table.take(real, 0) == 70
+
+
+def test_what_is_no_whole_disk_is_refused(tmp_path: Path) -> None:
+    with tracker_at(tmp_path / "run") as tracker:
+        with pytest.raises(CannotTrack, match="not a block device"):
+            tracker.track(str(tmp_path))
+        with pytest.raises(CannotTrack, match="No such file"):
+            tracker.track("/dev/no-such-disk")
+
+
+def test_the_verifier_speaks_through_the_exception(tmp_path: Path) -> None:
+    library = libbpf.Libbpf()
+    broken = tmp_path / "broken.o"
+    broken.write_bytes(b"\x7fELF nonsense")
+    with pytest.raises(libbpf.LibbpfError) as raised:
+        library.load(broken, [], [], 1)
+    assert "libbpf" in raised.value.log
+
+
+def test_bio_based_is_recognised(tmp_path: Path) -> None:
+    with zram_device(16 * MIB) as device, tracker_at(tmp_path / "run") as tracker:
+        disk = tracker.track(device)
+        assert tracker._table.state.stacked == 1
+        tracker.untrack(disk)
+        assert tracker._table.state.stacked == 0

@@ -1,0 +1,92 @@
+"""Which programs fit which kernel, what is said when none do, and the shape both sides agree on."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+
+import pytest
+
+from replicad.tracker import bitmap, build, layout, load
+from replicad.tracker.errors import TrackerUnavailable
+from replicad.tracker.libbpf import LibbpfError
+
+NOW = {
+    "block_bio_queue": ["bio"],
+    "block_rq_complete": ["request", "", ""],
+    "block_bio_complete": ["request_queue", "bio"],
+}
+
+
+def test_a_kernel_of_today() -> None:
+    assert load.choose_programs(NOW) == ["bio_queue_0", "rq_complete_0", "bio_complete_1"]
+
+
+def test_linux_5_10() -> None:
+    old = NOW | {"block_bio_queue": ["request_queue", "bio"]}
+    assert load.choose_programs(old)[0] == "bio_queue_1"
+
+
+def test_a_kernel_that_drops_the_queue_from_completion() -> None:
+    new = NOW | {"block_bio_complete": ["bio"]}
+    assert load.choose_programs(new)[2] == "bio_complete_0"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, NOW | {"block_rq_complete": [""]}, NOW | {"block_rq_complete": ["", "request"]}],
+)
+def test_an_unknown_kernel_is_refused_not_guessed(arguments: dict[str, list[str]]) -> None:
+    with pytest.raises(TrackerUnavailable, match="this kernel's tracepoint"):
+        load.choose_programs(arguments)
+
+
+def test_an_old_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        release = "5.10.0-32-amd64"
+
+    monkeypatch.setattr("os.uname", Old)
+    assert "too old" in load.explain(LibbpfError(22, "loading"))
+
+
+def constant(name: str) -> int:
+    match = re.search(rf"^#define {name} (\d+)", build.SOURCE.read_text(), re.MULTILINE)
+    assert match
+    return int(match.group(1))
+
+
+def test_both_sides_agree_on_the_layout() -> None:
+    assert constant("MAX_SLOTS") == layout.MAX_SLOTS
+    assert constant("LEVELS") == layout.LEVELS == bitmap.MAXIMUM_LEVELS
+    assert constant("RECORDS") == layout.RECORDS
+    # What the kernel writes is on a cache line of its own.
+    assert layout.Slot.passthrough.offset % 64 == 0
+    assert ctypes.sizeof(layout.Slot) % 64 == 0
+    assert ctypes.sizeof(layout.Cpu) % 64 == 0
+
+
+def test_the_object_is_reproducible(tmp_path: Path) -> None:
+    for name in ("one.o", "two.o"):
+        build.compile_object(build.SOURCE, tmp_path / name)
+    one, two = ((tmp_path / name).read_bytes() for name in ("one.o", "two.o"))
+    assert one == two
+    assert str(build.SOURCE.parent).encode() not in one
+    assert b"GPL" in one
+
+
+def test_a_missing_compiler_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CLANG", raising=False)
+    with pytest.raises(build.BuildError, match="install clang and libbpf-dev"):
+        build.compile_object(build.SOURCE, tmp_path / "out.o")
+
+
+def test_a_source_that_does_not_compile_says_where(tmp_path: Path) -> None:
+    source = tmp_path / "bad.c"
+    source.write_text("int x = ;\n")
+    with pytest.raises(build.BuildError, match=r"bad\.c:1"):
+        build.compile_object(source, tmp_path / "bad.o")
+    assert not (tmp_path / "bad.o").exists()
