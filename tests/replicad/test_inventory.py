@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import LocalFault
 from protocol.wire.messages import DiskIdentity, DiskInfo
-from replicad.identity import compare_identity
+from protocol.diskidentity import compare_identity
 from replicad.inventory import disks_of, inventory_report, parse_export
 
 if TYPE_CHECKING:
