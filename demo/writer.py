@@ -54,17 +54,19 @@ def write_blocks(image: Path) -> None:
     """Rewrite random 4 KiB blocks of ``image``, for ever, except while asked to stand still."""
     chance = random.Random(2)
     pause, paused = Path(f"{image}.pause"), Path(f"{image}.paused")
-    with open(image, "r+b", buffering=0) as file:
-        blocks = file.seek(0, os.SEEK_END) // BLOCK
-        while True:
-            if pause.exists():
-                os.fsync(file.fileno())
-                paused.touch()
-                while pause.exists():
-                    time.sleep(0.01)
-                paused.unlink()
-            os.pwrite(file.fileno(), chance.randbytes(BLOCK), chance.randrange(blocks) * BLOCK)
-            time.sleep(1 / BLOCKS_PER_SECOND)
+    blocks = image.stat().st_size // BLOCK
+    while True:
+        with open(image, "r+b", buffering=0) as file:
+            while not pause.exists():
+                where = chance.randrange(blocks) * BLOCK
+                os.pwrite(file.fileno(), chance.randbytes(BLOCK), where)
+                time.sleep(1 / BLOCKS_PER_SECOND)
+            os.fsync(file.fileno())
+        # closed: a file that someone could write is refused as busy
+        paused.touch()
+        while pause.exists():
+            time.sleep(0.01)
+        paused.unlink()
 
 
 if __name__ == "__main__":
