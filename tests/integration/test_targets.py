@@ -225,6 +225,31 @@ def test_a_link_that_is_turned_between_check_and_open(
         assert "elsewhere" in refused(link, "RPL-4106", storage)
 
 
+def test_a_real_failed_sync_is_final_and_its_cache_is_not_believed(
+    tmp_path: Path, storage: Path
+) -> None:
+    """A loop device whose file cannot grow: the kernel takes the write and loses it later."""
+    with (
+        loops.filesystem("ext4", tmp_path) as small,
+        loops.loop_device(small / "image", 4 * SIZE) as device,
+    ):
+        noise = memoryview(random.Random(3).randbytes(MIB))
+        with take(device, storage) as disk:
+            for offset in range(0, SIZE, MIB):
+                disk.write(offset, noise)
+            with pytest.raises(Fault, match="RPL-4108"):
+                disk.sync()
+            with pytest.raises(Fault, match="RPL-4108"):
+                disk.sync()
+        seen = bytearray(SIZE)
+        with take(device, storage) as disk:
+            disk.read_into(0, memoryview(seen))
+        stored = (small / "image").read_bytes()[:SIZE]
+        lost = sum(stored[at : at + MIB] != noise for at in range(0, SIZE, MIB))
+        assert lost > 0
+        assert seen == stored
+
+
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 def test_a_full_filesystem_is_a_fault_by_name_and_can_go_on(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -317,19 +317,19 @@ def test_a_target_belongs_to_one_job_and_goes_with_it(catalog: Catalog) -> None:
     assert catalog.checkpoints.of_job(one.id) == []
 
 
-def test_freshness_ends_before_the_first_byte_and_a_generation_is_renewed(
+def test_freshness_ends_before_the_first_byte_and_what_was_opened_is_recorded(
     catalog: Catalog,
 ) -> None:
     enrol(catalog)
     job = catalog.jobs.create(JobSpec(source="web01"), "ready", NOW)
     catalog.disks.add(disk_of(job.id))
     catalog.disks.written(job.id, 0)
-    assert not catalog.disks.of_job(job.id)[0].fresh
-    target = TargetIdentity(size=1, inode=9)
-    minted = catalog.disks.renew(job.id, 0, target, fresh=True)
     row = catalog.disks.of_job(job.id)[0]
-    assert (row.generation, row.target, row.fresh) == (minted, target, True)
-    assert catalog.disks.renew(job.id, 0, target, fresh=True) != minted
+    assert not row.fresh
+    target = TargetIdentity(size=1, inode=9)
+    opened = msgspec.structs.replace(row, generation="g2", target=target, fresh=True)
+    catalog.disks.record(opened)
+    assert catalog.disks.of_job(job.id) == [opened]
     assert catalog.disks.devices() == []
 
 
