@@ -43,6 +43,10 @@ Preadv = Callable[[int, Sequence[memoryview], int], int]
 Range = tuple[int, int]
 
 
+def _text(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
 class DiskReader:
     """An open source disk. ``read`` may be called by several threads at once.
 
@@ -80,8 +84,11 @@ class DiskReader:
             return os.open(self.path, flags | os.O_DIRECT), True
         except OSError as error:
             if error.errno != errno.EINVAL:
-                raise self._missing(error.strerror) from error
-        return os.open(self.path, flags), False
+                raise self._missing(_text(error)) from error
+        try:
+            return os.open(self.path, flags), False
+        except OSError as error:
+            raise self._missing(_text(error)) from error
 
     def _kind(self) -> Literal["disk", "file"]:
         mode = os.fstat(self._fd).st_mode
@@ -99,7 +106,7 @@ class DiskReader:
         try:
             answer = fcntl.ioctl(self._fd, BLKGETSIZE64, bytes(8))
         except OSError as error:
-            raise self._missing(error.strerror) from error
+            raise self._missing(_text(error)) from error
         (size,) = struct.unpack("=Q", answer)
         return int(size)
 
@@ -116,7 +123,7 @@ class DiskReader:
             os.preadv(self._fd, [probe.view], 0)
         except OSError as error:
             if error.errno != errno.EINVAL:
-                raise self._missing(error.strerror) from error
+                raise self._missing(_text(error)) from error
             os.close(self._fd)
             self._fd, self.direct = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), False
         finally:
@@ -144,6 +151,9 @@ class DiskReader:
         LocalFault: ``source_disk_read`` with the range that fails, ``..._missing``,
         ``..._resized``. After an error the content of ``into`` means nothing.
         """
+        last = -(-ranges[-1][1] // self.sector) * self.sector if ranges else 0
+        if sum(length for _, length in ranges[:-1]) + last > len(into):
+            raise ValueError(f"{len(into)} bytes do not hold {len(ranges)} ranges")
         at = 0
         for low, high in self._calls(ranges):
             at += self._read_together(ranges[low:high], into[at:])
@@ -170,7 +180,7 @@ class DiskReader:
             wanted += offset - position + length
             room = length
             if self.direct:
-                room = min(-(-length // self.sector) * self.sector, len(into) - total)
+                room = -(-length // self.sector) * self.sector
             iov.append(into[total : total + room])
             total += length
             position = offset + length
@@ -201,7 +211,7 @@ class DiskReader:
                 reason = "the disk ends there"
             except OSError as error:
                 self._raise_if_gone(error)
-                reason = error.strerror
+                reason = _text(error)
         self.check_size()
         raise SOURCE_DISK_READ.fault(
             path=self.path, offset=offset, end=offset + length, detail=reason
@@ -211,7 +221,7 @@ class DiskReader:
         done = 0
         room = length
         if self.direct:
-            room = min(-(-length // self.sector) * self.sector, len(into))
+            room = -(-length // self.sector) * self.sector
         while done < length:
             got = self._preadv(self._fd, [into[done:room]], offset + done)
             if got <= 0:
@@ -222,11 +232,7 @@ class DiskReader:
     def _raise_if_gone(self, error: OSError) -> None:
         """Raises ``source_disk_missing`` if the error means that the device vanished."""
         if error.errno in _GONE:
-            raise self._missing(error.strerror) from error
-        if error.errno != errno.EIO:
-            raise SOURCE_DISK_READ.fault(
-                path=self.path, offset=0, end=self.size, detail=error.strerror
-            ) from error
+            raise self._missing(_text(error)) from error
         self.check_size()
 
     def _missing(self, detail: str) -> Exception:
@@ -250,7 +256,7 @@ class DiskReader:
             except OSError as error:
                 if error.errno == errno.ENXIO:
                     return
-                raise self._missing(error.strerror) from error
+                raise self._missing(_text(error)) from error
             end = min(os.lseek(self._fd, start, os.SEEK_HOLE), self.size)
             if start < end:
                 yield start, end - start
