@@ -30,10 +30,6 @@ class _FromReport(Collector):
     def collect(self) -> Iterable[Metric]:
         return self._report()
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: otherwise registering would ask for a report before there is one."""
-        return ()
-
 
 class MetricsServer:
     """An HTTP server of one daemon's metrics, with a registry of its own.
@@ -49,6 +45,7 @@ class MetricsServer:
             LocalFault: ALREADY_RUNNING when the port is taken, CONFIGURATION when the
                 address cannot be listened on.
         """
+        # Described automatically, a report would be asked for before there is one.
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_FromReport(report))
         try:

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,20 @@ def test_more_groups_than_fit_are_looked_up() -> None:
 
 def test_an_unknown_user_with_more_groups_than_fit_has_only_its_own() -> None:
     assert access.peer_of(Scripted(4_000_000)).groups == {77}
+
+
+def test_a_daemon_that_is_too_busy_to_accept_lives(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as busy, ExitStack() as clients:
+        busy.bind(str(path))
+        busy.listen(0)
+        with suppress(BlockingIOError):
+            for _ in range(10):
+                client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(path))
+        with pytest.raises(LocalFault, match="RPL-1105"):
+            access.listen(path, os.getegid(), 1)
 
 
 def test_a_failed_listen_leaves_nothing_behind(

@@ -106,6 +106,30 @@ def test_other_ends(name: str, code: int) -> None:
     assert command.run(program, [name]) == code
 
 
+def test_a_reader_that_left_before_the_first_word_is_no_traceback() -> None:
+    code = (
+        "import sys, click\n"
+        "from protocol.admin import command\n"
+        "@click.command()\n"
+        "def late():\n"
+        "    sys.stdin.read(); sys.stdout.write('buffered')\n"
+        "sys.exit(command.run(late, []))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        child.stdin.close()
+        assert child.stderr.read() == b""
+        assert child.wait(10) == 1
+
+
 def test_a_reader_that_has_seen_enough_is_no_traceback() -> None:
     code = (
         "import sys, click\n"

@@ -8,9 +8,10 @@ import json
 import os
 import socket
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from protocol.admin import access
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.protocol.admin.stand_in import Run
+
+
+class Size(msgspec.Struct):
+    size: int
 
 
 def test_a_line_without_end_is_refused_before_it_is_held(run: Run, path: Path) -> None:
@@ -124,6 +129,33 @@ def test_a_client_that_does_not_read_is_closed(run: Run, path: Path) -> None:
                 client.connect(str(path))
                 client.send(request("flood"))
                 await ended.wait()
+
+    run(scenario)
+
+
+def test_a_last_answer_that_is_not_read_leaves_nothing_behind(run: Run, path: Path) -> None:
+    begun, everybody = 0, asyncio.Event()
+
+    async def answer(params: Size) -> object:
+        nonlocal begun
+        begun += 1
+        if begun == 10:
+            everybody.set()
+        await everybody.wait()
+        return "x" * params.size
+
+    async def scenario() -> None:
+        server = AdminServer(path, {"answer": Method(answer, Size)}, stalled_seconds=0.05)
+        async with server:
+            with ExitStack() as clients:
+                # Around what a socket holds, so that some answers end up partly with us.
+                for size in range(150_000, 350_000, 20_000):
+                    client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                    client.connect(str(path))
+                    client.send(request("answer", size=size))
+                    client.shutdown(socket.SHUT_WR)
+                await everybody.wait()
+                await asyncio.gather(*server._tasks)
 
     run(scenario)
 

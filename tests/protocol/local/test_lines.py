@@ -99,7 +99,7 @@ def test_lines_after_the_end_are_counted() -> None:
 def test_a_file_that_fails_is_survived_and_the_loss_is_said_when_it_works_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real, failures = os.write, [OSError(28, "No space left on device")]
+    real, failures = os.write, [OSError(28, "No space left on device") for _ in range(2)]
 
     def write(fd: int, data: bytes) -> int:
         if failures:
@@ -109,13 +109,11 @@ def test_a_file_that_fails_is_survived_and_the_loss_is_said_when_it_works_again(
     with pipe() as (reading, writing):
         monkeypatch.setattr(os, "write", write)
         writer = LineWriter(writing, said)
-        writer.put(b"one\n")
-        while failures:
-            pass
-        writer.put(b"two\n")
+        for line in (b"one\n", b"two\n", b"three\n"):
+            writer.put(line)
         assert writer.close()
-        assert os.read(reading, 100) == b"lost 1\ntwo\n"
-        assert writer.dropped == 1
+        assert os.read(reading, 100) == b"lost 2\nthree\n"
+        assert writer.dropped == 2
 
 
 def test_a_closed_pipe_does_not_keep_the_writer_busy_at_the_end() -> None:
