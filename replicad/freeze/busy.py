@@ -4,6 +4,10 @@ A checkpoint of a disk, or of a partition, without a mounted filesystem can only
 nobody writes to it: a database on a raw partition, a virtual machine, a mkfs that runs. Nobody
 can be made to wait there, so it is only looked at, and a checkpoint refused when somebody may.
 
+What can be seen has limits: memory maps whose file was closed are not looked at, and processes with
+more capabilities than ours only with CAP_SYS_PTRACE. The tracker has the last word: a granule that
+becomes dirty while the rest is read says that somebody did write.
+
 Swap is not a reason: what is in a swap area means nothing after a boot.
 """
 
@@ -121,7 +125,7 @@ def _open_for_writing(devices: frozenset[str], files: set[tuple[int, int]]) -> s
         try:
             fds = os.listdir(f"{process}/fd")
         except OSError:
-            # The process has ended.
+            # It has ended, or has more capabilities than we: that needs CAP_SYS_PTRACE.
             continue
         if any(_writes(process, fd, devices, files) for fd in fds):
             return f"process {pid} ({_name(process)}) has it open for writing"

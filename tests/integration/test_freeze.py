@@ -83,7 +83,7 @@ class Bench:
         point = self.directory / f"mnt-{len(self.mounts)}"
         point.mkdir()
         run("mount", device, str(point))
-        self.undo.callback(run, "umount", str(point))
+        self.undo.callback(unmount, point)
         self.mounts.append(point)
         net = subprocess.Popen(
             ["sh", "-c", f"sleep {NET_SECONDS}; fsfreeze -u '{point}'"],
@@ -92,6 +92,11 @@ class Bench:
         )
         self.undo.callback(end_net, net)
         return point
+
+
+def unmount(point: Path) -> None:
+    """A watchdog whose daemon was killed still holds it for a moment, until it has thawed."""
+    until(lambda: subprocess.run(["umount", str(point)], check=False).returncode == 0)
 
 
 def end_net(net: subprocess.Popen[bytes]) -> None:
