@@ -237,6 +237,12 @@ def test_an_answer_answers_a_request_once() -> None:
     assert fault_of(source, data).code == PROTOCOL.code
 
 
+def test_an_answer_is_of_the_kind_that_was_asked_for() -> None:
+    source, _ = greeted()
+    source.send(Ask(id=5, action="show"))
+    assert fault_of(source, Committed(answers=5, epoch=1)).code == PROTOCOL.code
+
+
 def test_a_request_may_be_refused_and_life_goes_on() -> None:
     source, receiver = greeted()
     list(receiver.receive(source.send(Ask(id=5, action="pause")), 0.0))

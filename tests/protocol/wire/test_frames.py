@@ -143,10 +143,18 @@ def test_the_greatest_values_pass() -> None:
     assert decode_meta(plaintext(whole, DIGESTS_MAX * 16), SOURCE)[0] == whole
 
 
-def one(offset: int = 8, length: int = 8, encoding: int = RAW, raw: int = 4096) -> bytes:
+def one(
+    offset: int = 8,
+    length: int = 8,
+    encoding: int = RAW,
+    raw: int = 4096,
+    payload: int | None = None,
+    count: int = 1,
+) -> bytes:
     """A DATA frame with one segment given in sectors, packed by hand."""
-    head = struct.pack(">BBHI16sH", 1, encoding, 0, raw, DIGEST, 1)
-    return bytes(raw) + head + struct.pack(">QIH", offset, length, 38)
+    head = struct.pack(">BBHI16sH", 1, encoding, 0, raw, DIGEST, count)
+    body = bytes(raw if payload is None else payload)
+    return body + head + struct.pack(">QIH", offset, length, 38)
 
 
 def two(first: tuple[int, int], second: tuple[int, int], raw: int = 8192) -> bytes:
@@ -171,6 +179,9 @@ def test_the_hand_packed_frames_are_right() -> None:
         one(offset=DISK_MAX // SECTOR),
         one(offset=(1 << 64) - 1),
         one(length=4096, raw=4096 * 512),  # a payload over the limit
+        one(length=4096, raw=4096 * 512, encoding=ZSTD, payload=100),  # expands over the limit
+        one(count=0),
+        one(count=2),
         one(encoding=2),
         one(encoding=ZSTD),  # not shorter than what it holds
         one(length=8 | 1 << 31, encoding=ZSTD, raw=0),
