@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from receiver.catalog import rows
 
 if TYPE_CHECKING:
-    from receiver.catalog.rows import DiskRow
+    from receiver.catalog.rows import DiskRow, TargetIdentity
     from receiver.catalog.store import Store
 
 
@@ -68,3 +68,12 @@ class Disks:
     def written(self, job: str, number: int) -> None:
         """It no longer holds only zeros. Call before the first byte is accepted."""
         self._store.change("UPDATE disks SET fresh = 0 WHERE job = ? AND number = ?", (job, number))
+
+    def renew(self, job: str, number: int, target: TargetIdentity, *, fresh: bool) -> str:
+        """Its content cannot be vouched for, or it was made anew: mint another generation."""
+        generation = new_generation()
+        self._store.change(
+            "UPDATE disks SET generation = ?, target = ?, fresh = ? WHERE job = ? AND number = ?",
+            (generation, rows.text(target), int(fresh), job, number),
+        )
+        return generation

@@ -331,6 +331,9 @@ def test_freshness_ends_before_the_first_byte_and_what_was_opened_is_recorded(
     catalog.disks.record(opened)
     assert catalog.disks.of_job(job.id) == [opened]
     assert catalog.disks.devices() == []
+    minted = catalog.disks.renew(job.id, 0, target, fresh=False)
+    assert catalog.disks.renew(job.id, 0, target, fresh=False) != minted
+    assert catalog.disks.of_job(job.id)[0].target == target
 
 
 def test_checkpoints_in_order_and_asked_for_once(catalog: Catalog) -> None:
