@@ -234,7 +234,7 @@ MUTANTS = [*WORLDS, *(type(m.__name__, (World,), {"map_class": m}) for m in MAPS
 
 @pytest.mark.parametrize("world", MUTANTS, ids=lambda world: world.__name__.strip("_"))
 def test_a_broken_promise_is_found(world: type[World]) -> None:
-    with pytest.raises(AssertionError, match="promise|checkpoint"):
+    with pytest.raises(AssertionError, match=r"promise|checkpoint"):
         search_for_a_fault(world)
 
 

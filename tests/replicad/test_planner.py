@@ -1,0 +1,63 @@
+"""Cutting and gathering runs, and what a comparison says: pure, against the obvious way."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicad.comparison import differing, differing_granules
+from replicad.dirtymap import Batch, Found
+from replicad.planner import divide
+
+GRANULES = st.sets(st.integers(0, 700), min_size=1, max_size=300)
+
+
+def found(granules: set[int]) -> Found:
+    words = np.zeros(11, dtype=np.uint64)
+    for granule in granules:
+        words[granule // 64] |= np.uint64(1 << granule % 64)
+    at = np.flatnonzero(words)
+    return Found(at, words[at])
+
+
+def covered(batch: Batch) -> list[int]:
+    return [g for first, count in batch.segments for g in range(first, first + count)]
+
+
+@given(GRANULES, st.integers(1, 9), st.sampled_from([4, 16, 256]), st.sampled_from([1, 3, 256]))
+def test_batches_are_the_first_granules_within_limits(
+    granules: set[int], at_most: int, full: int, segments: int
+) -> None:
+    batches = divide(
+        found(granules), at_most, disk=3, kind="data", granules=full, segments=segments
+    )
+    taken = [granule for batch in batches for granule in covered(batch)]
+    assert taken == sorted(granules)[: len(taken)]
+    assert len(batches) == at_most or len(taken) == len(granules)
+    for batch in batches:
+        assert batch.granules == len(covered(batch)) <= full
+        assert len(batch.segments) <= segments
+        assert all(first // full == (first + n - 1) // full for first, n in batch.segments)
+        words = np.zeros(11, dtype=np.uint64)
+        words[batch.place] = batch.mask
+        bits = np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))
+        assert bits.tolist() == covered(batch)
+
+
+@given(st.sets(st.integers(0, 11)), st.sampled_from([4096, 65536]))
+def test_bits_become_granules(blocks: set[int], granule: int) -> None:
+    block = 4096 if granule == 4096 else 16384
+    segments = ((0, 2), (3, 1)) if granule == 65536 else ((0, 32), (48, 16))
+    batch = Batch(0, "compare", segments, 48, slice(0, 1), np.ones(1, dtype=np.uint64))
+    ranges = [(first * granule, count * granule) for first, count in segments]
+    offsets = [o for start, length in ranges for o in range(start, start + length, block)]
+    bits = np.zeros(64, dtype=np.uint8)
+    bits[list(blocks)] = 1
+    differ = [offsets[i] for i in sorted(blocks) if i < len(offsets)]
+    payload = np.packbits(bits[: len(offsets)], bitorder="little").tobytes()
+    got = differing(ranges, payload, block)
+    assert [o for start, length in got for o in range(start, start + length, block)] == differ
+    runs = differing_granules(batch, got, granule)
+    granules = [g for first, count in runs for g in range(first, first + count)]
+    assert granules == sorted({offset // granule for offset in differ})
