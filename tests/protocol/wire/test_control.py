@@ -28,6 +28,7 @@ from protocol.wire.messages import (
     Ask,
     Authority,
     AuthorityRequest,
+    Committed,
     ControlMessage,
     Enrol,
     Enrolled,
