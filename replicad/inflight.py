@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from replicad.dirtymap import Batch
 
 
-class Stopped(Exception):  # noqa: N818 - an event, not an error
+class Stopped(Exception):
     """The window was closed while a sender waited for room."""
 
 
@@ -118,7 +118,7 @@ class InFlight:
 
     # --- what happens to batches --------------------------------------------------------------
 
-    def add(  # noqa: PLR0917 - the fields of one record
+    def add(
         self, connection: int, sequence: int, batch: Batch, size: int, reserved: int, now: float
     ) -> None:
         """A batch of ``size`` bytes leaves as frame ``sequence``; ``reserved`` was kept for it.

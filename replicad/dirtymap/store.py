@@ -95,7 +95,7 @@ class MapFile:
             sequence, header = decode_newest(os.pread(fd, HEADER_BYTES, 0))
             reason = _disbelief(fd, header) or distrust(header)
             if reason:
-                raise MapRefusedError(reason)  # noqa: TRY301 - every way out closes the file
+                raise MapRefusedError(reason)
             filled = list(_filled_pages(fd, file_size(header)))
         except BaseException:
             os.close(fd)
