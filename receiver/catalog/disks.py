@@ -58,13 +58,6 @@ class Disks:
         found = self._store.all("SELECT * FROM disks WHERE kind = 'device' ORDER BY job, number")
         return [rows.disk(row) for row in found]
 
-    def record(self, disk: DiskRow) -> None:
-        """What ``receiver.disk.opening`` found or made: before its generation is confirmed."""
-        self._store.change(
-            "UPDATE disks SET generation = ?, target = ?, fresh = ? WHERE job = ? AND number = ?",
-            (disk.generation, rows.text(disk.target), int(disk.fresh), disk.job, disk.number),
-        )
-
     def written(self, job: str, number: int) -> None:
         """It no longer holds only zeros. Call before the first byte is accepted."""
         self._store.change("UPDATE disks SET fresh = 0 WHERE job = ? AND number = ?", (job, number))

@@ -94,14 +94,15 @@ class Jobs:
     def save(self, job: JobRow) -> JobRow:
         """Record all that may change of a job; the caller has made it with ``replace``.
 
-        ``revision`` is the caller's: it grows when the source must be told something new.
+        ``revision`` is the caller's: it grows when the source must be told something new. The
+        epoch never goes back, should the caller have read it before a checkpoint was added.
 
         Raises:
             LocalFault: UNKNOWN_JOB: it has been deleted meanwhile.
         """
         changed = self._store.change(
-            "UPDATE jobs SET name = ?, spec = ?, state = ?, outcome = ?, revision = ?, epoch = ?,"
-            " held = ?, wanted = ?, error = ?, started = ?, valid_until = ?, next_sync = ?"
+            "UPDATE jobs SET name = ?, spec = ?, state = ?, outcome = ?, revision = ?,"
+            " epoch = max(epoch, ?), held = ?, wanted = ?, error = ?, started = ?, valid_until = ?, next_sync = ?"
             " WHERE id = ?",
             (
                 job.name,
@@ -121,7 +122,7 @@ class Jobs:
         )
         if changed != 1:
             raise UNKNOWN_JOB.fault(job=job.id)
-        return job
+        return self.get(job.id)
 
     def record_report(self, job: str, report: JobReport) -> None:
         """Keep the source's last word, for ``job show`` while the source is away."""

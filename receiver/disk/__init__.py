@@ -2,8 +2,7 @@
 
 ``base`` is the interface and what all kinds share, ``raw`` the sparse file, ``block`` the
 block device, ``device`` and ``safety`` what must be true of a device before its first byte
-is written, ``zeroing`` the kernel's ways to make zeros, ``opening`` the way from a job's
-rows in the catalog to its open disks.
+is written, ``zeroing`` the kernel's ways to make zeros.
 """
 
 from __future__ import annotations

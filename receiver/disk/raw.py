@@ -55,7 +55,8 @@ class RawDisk(IntermediateDisk):
 
     Attributes:
         job: id of the job whose it is.
-        trusted: its content is that of its generation. If not, ``opening`` mints another.
+        trusted: its content is that of its generation. If not, mint another: call
+            :meth:`distrust`, tell the catalog, then :meth:`set_generation`.
     """
 
     def __init__(

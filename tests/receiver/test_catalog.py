@@ -317,23 +317,28 @@ def test_a_target_belongs_to_one_job_and_goes_with_it(catalog: Catalog) -> None:
     assert catalog.checkpoints.of_job(one.id) == []
 
 
-def test_freshness_ends_before_the_first_byte_and_what_was_opened_is_recorded(
+def test_freshness_ends_before_the_first_byte_and_a_generation_is_renewed(
     catalog: Catalog,
 ) -> None:
     enrol(catalog)
     job = catalog.jobs.create(JobSpec(source="web01"), "ready", NOW)
     catalog.disks.add(disk_of(job.id))
     catalog.disks.written(job.id, 0)
-    row = catalog.disks.of_job(job.id)[0]
-    assert not row.fresh
+    assert not catalog.disks.of_job(job.id)[0].fresh
     target = TargetIdentity(size=1, inode=9)
-    opened = msgspec.structs.replace(row, generation="g2", target=target, fresh=True)
-    catalog.disks.record(opened)
-    assert catalog.disks.of_job(job.id) == [opened]
+    minted = catalog.disks.renew(job.id, 0, target, fresh=True)
+    row = catalog.disks.of_job(job.id)[0]
+    assert (row.generation, row.target, row.fresh) == (minted, target, True)
+    assert catalog.disks.renew(job.id, 0, target, fresh=True) != minted
     assert catalog.disks.devices() == []
-    minted = catalog.disks.renew(job.id, 0, target, fresh=False)
-    assert catalog.disks.renew(job.id, 0, target, fresh=False) != minted
-    assert catalog.disks.of_job(job.id)[0].target == target
+
+
+def test_an_epoch_never_goes_back(catalog: Catalog) -> None:
+    enrol(catalog)
+    stale = catalog.jobs.create(JobSpec(source="web01"), "ready", NOW)
+    catalog.checkpoints.add(checkpoint_of(stale.id, 4))
+    assert catalog.jobs.save(msgspec.structs.replace(stale, held=True)).epoch == 4
+    assert catalog.jobs.get(stale.id).epoch == 4
 
 
 def test_checkpoints_in_order_and_asked_for_once(catalog: Catalog) -> None:
