@@ -102,8 +102,8 @@ class Jobs:
         """
         changed = self._store.change(
             "UPDATE jobs SET name = ?, spec = ?, state = ?, outcome = ?, revision = ?,"
-            " epoch = max(epoch, ?), held = ?, wanted = ?, error = ?, started = ?, valid_until = ?, next_sync = ?"
-            " WHERE id = ?",
+            " epoch = max(epoch, ?), held = ?, wanted = ?, error = ?, started = ?,"
+            " valid_until = ?, next_sync = ? WHERE id = ?",
             (
                 job.name,
                 rows.text(job.spec),
