@@ -16,7 +16,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Base of everything printed."""
 
 
-class DiskView(View):
+class DiskView(View, frozen=True):
     """One disk of a job. ``intermediate`` is its copy's path on the receiver."""
 
     path: str
@@ -34,7 +34,7 @@ class DiskView(View):
     intermediate: str | None
 
 
-class CheckpointView(View):
+class CheckpointView(View, frozen=True):
     """One committed checkpoint; ``preserved`` says in words what keeps it."""
 
     epoch: int
@@ -45,7 +45,7 @@ class CheckpointView(View):
     preserved: str
 
 
-class JobView(View):
+class JobView(View, frozen=True):
     """``job show``; also an element of ``job list``.
 
     ``connected``: the source's control connection stands. ``held``: the intermediate disks
@@ -81,7 +81,7 @@ class JobView(View):
     checkpoint: CheckpointView | None
 
 
-class CheckpointResult(View):
+class CheckpointResult(View, frozen=True):
     """``job checkpoint --wait`` and ``job cutover --wait``."""
 
     epoch: int
@@ -92,7 +92,7 @@ class CheckpointResult(View):
     held: bool
 
 
-class SourceView(View):
+class SourceView(View, frozen=True):
     """``source show``; ``certificate`` is the SHA-256 of its certificate in hex."""
 
     name: str
@@ -106,7 +106,7 @@ class SourceView(View):
     job: str | None
 
 
-class ActivationView(View):
+class ActivationView(View, frozen=True):
     """``activation create``: the only time that the code is shown."""
 
     code: str
@@ -114,7 +114,7 @@ class ActivationView(View):
     expires: str
 
 
-class IntermediateView(View):
+class IntermediateView(View, frozen=True):
     """``disk list``."""
 
     job: str
@@ -128,7 +128,7 @@ class IntermediateView(View):
     in_use: bool
 
 
-class TrackerView(View):
+class TrackerView(View, frozen=True):
     """What learns of writes on the source, and whether it can be believed."""
 
     name: str
@@ -137,7 +137,7 @@ class TrackerView(View):
     misses: int
 
 
-class SourceStatus(View):
+class SourceStatus(View, frozen=True):
     """``replicad status``: the job is the source's own view, None when there is none."""
 
     name: str
@@ -150,7 +150,7 @@ class SourceStatus(View):
     job: JobStatus | None
 
 
-class JobStatus(View):
+class JobStatus(View, frozen=True):
     """The job as the source sees it: a JobReport in the words of ``status``."""
 
     id: str
@@ -169,7 +169,7 @@ class JobStatus(View):
     reconnects: int
 
 
-class CheckItem(View):
+class CheckItem(View, frozen=True):
     """One line of ``replicad check``: ``level`` is 'ok', 'note', 'warning' or 'problem'."""
 
     level: str
@@ -178,7 +178,7 @@ class CheckItem(View):
     remedy: str
 
 
-class EstimateView(View):
+class EstimateView(View, frozen=True):
     """``replicad estimate``: what a full copy of these disks would mean."""
 
     disks: tuple[EstimateDisk, ...]
@@ -189,7 +189,7 @@ class EstimateView(View):
     sentence: str
 
 
-class EstimateDisk(View):
+class EstimateDisk(View, frozen=True):
     """``used_bytes`` is sampled: the share of the disk that is not zero."""
 
     path: str

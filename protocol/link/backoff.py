@@ -32,6 +32,6 @@ class Backoff:
 
     def next(self) -> float:
         """Seconds until the next attempt: between half and all of the current step."""
-        step = min(self._longest, self._first * 2 ** min(self._attempts, 16))
+        step: float = min(self._longest, self._first * 2 ** min(self._attempts, 16))
         self._attempts += 1
         return step * (0.5 + self._rng.random() / 2)

@@ -61,6 +61,7 @@ class ControlLink:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._beating: asyncio.Task[None] | None = None
         self._silent: Fault | None = None
+        self.closed = asyncio.Event()
 
     async def __aenter__(self) -> ControlLink:
         self._flush(self.core.take_output())
@@ -68,6 +69,7 @@ class ControlLink:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.closed.set()
         if self._beating is not None:
             self._beating.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -83,6 +85,11 @@ class ControlLink:
         """``host:port`` of the other side."""
         peer = self._writer.get_extra_info("peername")
         return f"{peer[0]}:{peer[1]}" if peer else "unknown"
+
+    def abort(self) -> None:
+        """Close without waiting: what was sent still goes out, nothing more is heard."""
+        self.closed.set()
+        self._writer.close()
 
     # --- speaking -----------------------------------------------------------------------------
 

@@ -1,0 +1,71 @@
+"""From a sealed frame to verified content: open, decompress, check the digest.
+
+What was hashed is what was sent (promise 7): the digest is taken of the buffer that is about
+to be written, after everything that could have changed it. Decompression is bounded before it
+runs: the frame must state the size that its meta states, which is at most PAYLOAD_MAX.
+
+A decoder belongs to one connection and is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import xxhash
+import zstandard
+
+from protocol.errors import CORRUPT, PROTOCOL
+from protocol.wire.crypto import Direction, SessionKeys
+from protocol.wire.frames import RAW, Data, Frame, decode_meta
+
+
+class Decoder:
+    """Opens the frames of one data connection, in order."""
+
+    def __init__(self, keys: SessionKeys, index: int) -> None:
+        self._opener = keys.opener(index, Direction.FROM_SOURCE)
+        self._zstd = zstandard.ZstdDecompressor(max_window_size=1 << 23)
+
+    @property
+    def sequence(self) -> int:
+        """The number of the next frame."""
+        return self._opener.next_sequence
+
+    def open(self, sealed: memoryview, into: memoryview) -> tuple[Frame, memoryview]:
+        """The frame and its payload, which lies at the beginning of ``into``.
+
+        Raises:
+            PeerFault: TAMPERED, TOO_LONG or PROTOCOL; the connection cannot be used any more.
+        """
+        length = self._opener.open(sealed, into)
+        frame, payload = decode_meta(into[:length], Direction.FROM_SOURCE)
+        return frame, into[:payload]
+
+    def content(self, frame: Data, payload: memoryview, scratch: memoryview) -> memoryview:
+        """The uncompressed, verified content of a DATA frame: in ``payload`` or ``scratch``.
+
+        Raises:
+            PeerFault: PROTOCOL when it does not expand to what it says, CORRUPT when the
+                digest is another.
+        """
+        if frame.encoding == RAW:
+            content = payload
+        else:
+            content = self._expand(payload, frame.raw_length, scratch)
+        if xxhash.xxh3_128_digest(content) != frame.digest:
+            raise CORRUPT.peer()
+        return content
+
+    def _expand(self, payload: memoryview, size: int, scratch: memoryview) -> memoryview:
+        try:
+            stated = zstandard.frame_content_size(payload)
+            if stated != size:
+                raise PROTOCOL.peer(detail=f"compressed content of {stated} bytes, not {size}")
+            with self._zstd.stream_reader(payload) as reader:
+                filled = 0
+                while filled < size:
+                    count = reader.readinto(scratch[filled:size])
+                    if count == 0:
+                        raise PROTOCOL.peer(detail="compressed content ends early")
+                    filled += count
+        except zstandard.ZstdError as error:
+            raise PROTOCOL.peer(detail=f"compressed content cannot be read: {error}") from error
+        return scratch[:size]

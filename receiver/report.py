@@ -1,0 +1,92 @@
+"""The receiver's metrics, from one snapshot that the loop replaces once a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from protocol.views import JobView
+
+_GAUGES = (
+    ("receiver_speed_bytes_per_second", "Logical bytes per second.", "speed_bytes_per_second"),
+    ("receiver_remaining_seconds", "Until the present pass ends.", "remaining_seconds"),
+    ("receiver_lag_seconds", "Age of the oldest change not yet held.", "lag_seconds"),
+    ("receiver_epoch", "The last committed checkpoint.", "epoch"),
+)
+_COUNTERS = (
+    ("receiver_logical_bytes", "Uncompressed bytes received.", "logical_bytes"),
+    ("receiver_wire_bytes", "Bytes received on data connections.", "wire_bytes"),
+)
+_DISKS = (
+    ("receiver_dirty_bytes", "Bytes that the intermediate disk lacks.", "dirty_bytes"),
+    ("receiver_in_flight_bytes", "Bytes without a durable answer.", "in_flight_bytes"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The receiver at one moment."""
+
+    jobs: tuple[JobView, ...] = ()
+    sources: int = 0
+    sessions: int = 0
+    refused: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+
+
+def metrics(now: Snapshot) -> Iterable[Metric]:
+    """All families; see docs/operations.md for what each is good for."""
+    labels = ["job", "source"]
+    for name, doc, key in _GAUGES:
+        gauge = GaugeMetricFamily(name, doc, labels=labels)
+        for job in now.jobs:
+            if (value := getattr(job, key)) is not None:
+                gauge.add_metric([job.id, job.source], value)
+        yield gauge
+    for name, doc, key in _COUNTERS:
+        counter = CounterMetricFamily(name, doc, labels=labels)
+        for job in now.jobs:
+            counter.add_metric([job.id, job.source], getattr(job, key))
+        yield counter
+    for name, doc, key in _DISKS:
+        gauge = GaugeMetricFamily(name, doc, labels=[*labels, "disk"])
+        for job in now.jobs:
+            for disk in job.disks:
+                gauge.add_metric([job.id, job.source, disk.path], getattr(disk, key))
+        yield gauge
+    yield from _states(now)
+    yield _plain("receiver_connected_sources", "Sources that are connected.", now.sources)
+    yield _plain("receiver_sessions", "Open sessions.", now.sessions)
+    refused = CounterMetricFamily(
+        "receiver_refused_connections", "Connections that did not prove who they are."
+    )
+    refused.add_metric([], now.refused)
+    yield refused
+    errors = CounterMetricFamily(
+        "receiver_errors", "Faults by stable code; see docs/errors.md.", labels=["code"]
+    )
+    for code, count in sorted(now.errors.items()):
+        errors.add_metric([code], count)
+    yield errors
+
+
+def _states(now: Snapshot) -> Iterable[Metric]:
+    state = GaugeMetricFamily(
+        "receiver_job_state", "1 for the state that a job is in.", labels=["job", "source", "state"]
+    )
+    kind = GaugeMetricFamily(
+        "receiver_pass", "1 for the pass that a disk is in.", labels=["job", "source", "disk", "pass"]
+    )
+    for job in now.jobs:
+        state.add_metric([job.id, job.source, job.state], 1)
+        for disk in job.disks:
+            kind.add_metric([job.id, job.source, disk.path, disk.pass_], 1)
+    yield from (state, kind)
+
+
+def _plain(name: str, doc: str, value: float) -> Metric:
+    family = GaugeMetricFamily(name, doc)
+    family.add_metric([], value)
+    return family

@@ -1,0 +1,125 @@
+"""From rows and live figures to what commands print. Pure."""
+
+from __future__ import annotations
+
+from protocol.units import format_instant, instant_of
+from protocol.views import CheckpointView, DiskView, IntermediateView, JobView, SourceView
+from protocol.wire.messages import DiskReport, JobReport
+from receiver.catalog import CheckpointRow, DiskRow, JobRow, SourceRow
+
+_WORKING = frozenset({"preparing", "syncing", "checkpointing"})
+
+
+def text(instant: float | None) -> str | None:
+    """Unix seconds as RFC 3339 UTC."""
+    return None if instant is None else format_instant(instant_of(instant))
+
+
+def checkpoint_view(row: CheckpointRow) -> CheckpointView:
+    """A committed checkpoint."""
+    return CheckpointView(
+        epoch=row.epoch,
+        consistency=row.consistency,
+        taken=row.taken,
+        frozen_seconds=row.frozen_seconds,
+        snapshot=row.snapshot,
+        preserved=row.preserved,
+    )
+
+
+def job_view(
+    job: JobRow,
+    disks: list[DiskRow],
+    checkpoint: CheckpointRow | None,
+    report: JobReport | None,
+    connected: bool,
+    received: tuple[int, int],
+) -> JobView:
+    """A job as ``job show`` prints it.
+
+    Args:
+        report: the source's last word, live or stored.
+        received: logical and wire bytes of all its sessions.
+    """
+    working = job.state in _WORKING and connected
+    by_path = {disk.path: disk for disk in report.disks} if report else {}
+    return JobView(
+        id=job.id,
+        name=job.name,
+        source=job.source,
+        state=job.state,
+        outcome=job.outcome,
+        connected=connected,
+        held=job.held,
+        consistency=checkpoint.consistency if checkpoint else None,
+        epoch=job.epoch,
+        speed_bytes_per_second=report.speed_bytes_per_second if report and working else 0.0,
+        remaining_seconds=report.remaining_seconds if report and working else None,
+        logical_bytes=received[0],
+        wire_bytes=received[1],
+        lag_seconds=report.lag_seconds if report else 0.0,
+        sentence=report.sentence if report else "",
+        error=job.error,
+        bandwidth=job.spec.bandwidth,
+        compress=job.spec.compress,
+        freeze_budget=job.spec.freeze_budget,
+        every=job.spec.every,
+        keep=job.spec.keep,
+        next_sync=text(job.next_sync),
+        created=text(job.created) or "",
+        valid_until=text(job.valid_until),
+        disks=tuple(disk_view(disk, by_path.get(disk.source_path)) for disk in disks),
+        checkpoint=checkpoint_view(checkpoint) if checkpoint else None,
+    )
+
+
+def disk_view(row: DiskRow, report: DiskReport | None) -> DiskView:
+    """A disk of a job; before the source has said anything, all of it is to be copied."""
+    known = report or DiskReport(path=row.source_path, size=row.size, dirty_bytes=row.size)
+    return DiskView(
+        path=row.source_path,
+        size=row.size,
+        total_bytes=known.total_bytes,
+        transferred_bytes=known.transferred_bytes,
+        dirty_bytes=known.dirty_bytes,
+        in_flight_bytes=known.in_flight_bytes,
+        differing_bytes=known.differing_bytes,
+        pass_=known.pass_,
+        passed=known.passed,
+        tracker=known.tracker,
+        trust=known.trust,
+        granule=known.granule,
+        intermediate=row.intermediate,
+    )
+
+
+def source_view(source: SourceRow, connected: bool, job: JobRow | None) -> SourceView:
+    """An enrolled source."""
+    return SourceView(
+        name=source.name,
+        connected=connected,
+        address=source.address or None,
+        enrolled=text(source.enrolled) or "",
+        last_seen=text(source.last_seen),
+        certificate=source.certificate_fingerprint,
+        software=source.software,
+        disks=source.inventory,
+        job=job.id if job else None,
+    )
+
+
+def intermediate_view(
+    job: JobRow, row: DiskRow, allocated: int, in_use: bool
+) -> IntermediateView:
+    """An intermediate disk."""
+    return IntermediateView(
+        job=job.id,
+        source=job.source,
+        path=row.source_path,
+        intermediate=row.intermediate,
+        kind=row.kind,
+        size=row.size,
+        allocated_bytes=allocated,
+        epoch=job.epoch,
+        in_use=in_use,
+    )

@@ -1,0 +1,374 @@
+"""The daemon of the source: one loop that dials the receiver and runs the job it is given.
+
+Everything that outlives this process is elsewhere: the identity in the state directory, the
+dirty maps in the runtime directory, the tracking in the kernel. So it can be killed and started
+at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import uvloop
+
+from protocol.admin.method import Final, Method
+from protocol.admin.server import AdminServer
+from protocol.errors import NOT_ENROLLED, UNREACHABLE, Fault, from_peer
+from protocol.identity import Identity, load_identity
+from protocol.link.backoff import Backoff
+from protocol.link.control import ControlLink, dial
+from protocol.local import log
+from protocol.local.metrics import MetricsServer
+from protocol.local.notify import Notifier, keep_alive, watchdog_interval
+from protocol.local.runtime import RuntimeHold
+from protocol.local.values import parse_address
+from protocol.views import SourceStatus, TrackerView
+from protocol.wire.greeting import Greeting
+from protocol.wire.messages import Answer, Ask, Inventory, JobOrder, SessionFailed
+from replicad import __version__
+from replicad.engine.job import JobEngine, Settings
+from replicad.inventory import disks_of
+from replicad.report import Snapshot, metrics, source_status
+from replicad.tracker import (
+    EbpfTracker,
+    NoTracker,
+    TrackerUnavailable,
+    boot_id,
+    collect_garbage,
+    pin_directory,
+)
+
+if TYPE_CHECKING:
+    from replicad.config import Config
+
+REPORT_SECONDS = 1.0
+"""Between reports to the receiver while there is a job."""
+
+UNENROLLED_SECONDS = 1.0
+"""Between looks for an identity before this source is enrolled."""
+
+INVENTORY_SECONDS = 60.0
+"""Between looks whether the disks of this machine have changed."""
+
+_log = log.get("daemon")
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """Parameters of ``limit``: bytes per second on the wire, 0 for unlimited."""
+
+    bandwidth: int
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """Parameters of ``checkpoint`` and ``cutover``."""
+
+    wait: bool = False
+    hold: bool = False
+
+
+class Daemon:
+    """The source. :meth:`run` until a signal says otherwise."""
+
+    def __init__(self, config: Config, tracker: EbpfTracker | NoTracker) -> None:
+        self._config = config
+        self._tracker = tracker
+        self._identity: Identity | None = None
+        self._link: ControlLink | None = None
+        self._obeyed = False
+        self._sentence = ""
+        self._errors: Counter[str] = Counter()
+        self.latest = Snapshot()
+        self.engine = JobEngine(
+            Settings(
+                runtime=config.runtime.directory,
+                hooks=config.hooks.directory,
+                disks=config.source.disks,
+            ),
+            tracker,
+            self,
+        )
+
+    # --- what the engine asks -------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        """The receiver's address."""
+        return parse_address(self._identity.address, 0).host if self._identity else ""
+
+    @property
+    def link(self) -> ControlLink | None:
+        """The control link, once the receiver has said on it what it wants."""
+        return self._link if self._obeyed else None
+
+    # --- the control connection -----------------------------------------------------------------
+
+    async def keep_connected(self) -> None:
+        """Dial the receiver again and again, for ever."""
+        backoff = Backoff()
+        while True:
+            try:
+                self._identity = load_identity(self._config.state.directory)
+                await self._converse(self._identity, backoff)
+            except Fault as fault:
+                self._note(fault)
+                if fault.code == NOT_ENROLLED.code:
+                    await asyncio.sleep(UNENROLLED_SECONDS)
+                    continue
+            await asyncio.sleep(backoff.next())
+
+    def _note(self, fault: Fault) -> None:
+        if self._sentence != fault.sentence and fault.code != NOT_ENROLLED.code:
+            _log.warning("receiver.lost", code=fault.code, because=fault.sentence)
+        self._sentence = fault.sentence
+        if fault.code != NOT_ENROLLED.code:
+            self._errors[fault.code] += 1
+
+    async def _converse(self, identity: Identity, backoff: Backoff) -> None:
+        address = parse_address(identity.address, 0)
+        greeting = Greeting(
+            software=f"replicad {__version__}", name=identity.name, boot=boot_id()
+        )
+        context = identity.client_context()
+        async with await dial(
+            address.host, address.port, context, greeting, identity.name
+        ) as link:
+            await link.greet()
+            backoff.reset()
+            self._sentence = ""
+            _log.info("receiver.connected", address=identity.address)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    telling = group.create_task(self._tell(link))
+                    self._link = link
+                    await self._listen(link)
+                    telling.cancel()
+            except* Fault as faults:
+                raise _first(faults) from None
+            finally:
+                self._link = None
+                self._obeyed = False
+        raise UNREACHABLE.fault(address=identity.address, detail="it closed the connection")
+
+    async def _tell(self, link: ControlLink) -> None:
+        """The inventory at first and whenever it changes, the job's report once a second."""
+        loop = asyncio.get_running_loop()
+        told: tuple[object, ...] | None = None
+        look_at = 0.0
+        while True:
+            if loop.time() >= look_at:
+                look_at = loop.time() + INVENTORY_SECONDS
+                found = tuple(
+                    await loop.run_in_executor(None, disks_of, self._config.source.disks)
+                )
+                if found != told:
+                    told = found
+                    link.send(Inventory(disks=found))
+            report = self.engine.report()
+            if report is not None and self._obeyed:
+                link.send(report)
+            await asyncio.sleep(REPORT_SECONDS)
+
+    async def _listen(self, link: ControlLink) -> None:
+        async for message in link.messages():
+            if isinstance(message, JobOrder):
+                self.engine.obey(message)
+                self._obeyed = True
+            elif isinstance(message, SessionFailed):
+                error = message.error
+                self.engine.session_failed(
+                    message.session, from_peer(error.code, error.message, error.remedy)
+                )
+
+    # --- what people ask ------------------------------------------------------------------------
+
+    def methods(self) -> dict[str, Method[Any]]:
+        """The control socket's methods."""
+        return {
+            "status": Method(self._status),
+            "status.watch": Method(self._watch),
+            "pause": Method(self._pause),
+            "resume": Method(self._resume),
+            "limit": Method(self._limit, Limit),
+            "checkpoint": Method(self._checkpoint, Checkpoint),
+            "cutover": Method(self._cutover, Checkpoint),
+        }
+
+    def status(self) -> SourceStatus:
+        """The source as it stands."""
+        ebpf = isinstance(self._tracker, EbpfTracker)
+        tracker = TrackerView(
+            name=self._tracker.name,
+            available=ebpf,
+            sentence="" if isinstance(self._tracker, EbpfTracker) else self._tracker.reason,
+            misses=self.latest.misses,
+        )
+        return source_status(
+            self._config.source.name,
+            f"replicad {__version__}",
+            self._identity.address if self._identity else None,
+            self._sentence,
+            tracker,
+            self.engine.order,
+            self.snapshot(),
+        )
+
+    def snapshot(self) -> Snapshot:
+        """A fresh snapshot, which the metrics see too."""
+        report = self.engine.report()
+        self.latest = Snapshot(
+            connected=self._link is not None,
+            report=report,
+            frozen=tuple(self.engine.frozen),
+            errors=dict(self._errors + self.engine.errors),
+            misses=report.tracker_misses if report else 0,
+            reconnects=self.engine.reconnects,
+        )
+        return self.latest
+
+    async def _status(self, _: object) -> SourceStatus:
+        """What this source is doing."""
+        return self.status()
+
+    async def _watch(self, _: object) -> AsyncIterator[object]:
+        """The status once a second, until the client goes."""
+        while True:
+            yield self.status()
+            await asyncio.sleep(REPORT_SECONDS)
+
+    async def _pause(self, _: object) -> object:
+        """Pause the job."""
+        return await self._ask("pause")
+
+    async def _resume(self, _: object) -> object:
+        """Resume the job, or release its held checkpoint."""
+        return await self._ask("resume")
+
+    async def _limit(self, params: Limit) -> object:
+        """Change the job's bandwidth."""
+        return await self._ask("limit", bandwidth=params.bandwidth)
+
+    async def _checkpoint(self, params: Checkpoint) -> AsyncIterator[object]:
+        """Take a checkpoint; with ``wait``, updates until it is committed."""
+        async for item in self._order("checkpoint", params):
+            yield item
+
+    async def _cutover(self, params: Checkpoint) -> AsyncIterator[object]:
+        """Take the last checkpoint; with ``wait``, updates until it is committed."""
+        async for item in self._order("cutover", params):
+            yield item
+
+    async def _ask(self, action: str, **values: Any) -> Any:
+        """Have the receiver, which owns the job, do it."""
+        link = self._link
+        if link is None:
+            if self._identity is None:
+                raise NOT_ENROLLED.fault()
+            detail = self._sentence or "the connection is being made"
+            raise UNREACHABLE.fault(address=self._identity.address, detail=detail)
+        answer = await link.request(
+            Ask(id=link.new_id(), action=action, **values),  # type: ignore[arg-type]
+            Answer,
+        )
+        return msgspec.json.decode(answer.result)
+
+    async def _order(self, action: str, params: Checkpoint) -> AsyncIterator[object]:
+        asked = await self._ask(action, hold=params.hold)
+        if not params.wait:
+            yield Final(asked)
+            return
+        while True:
+            found = await self._ask("show", request=asked["request"])
+            if found.get("result") is not None:
+                yield Final(found["result"])
+                return
+            if (error := found.get("error")) is not None:
+                raise from_peer(error["code"], error["message"], error.get("remedy", ""))
+            yield found["job"]
+            await asyncio.sleep(0.2)
+
+
+def _first(faults: BaseExceptionGroup[Fault]) -> Fault:
+    found: BaseException = faults
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, Fault)
+    return found
+
+
+def open_tracker(config: Config) -> EbpfTracker | NoTracker:
+    """The kernel's tracker, or the reason why there is none."""
+    if config.tracker.enabled == "off":
+        return NoTracker("switched off in the configuration ([tracker] enabled)")
+    try:
+        collect_garbage()
+        directory = config.runtime.directory
+        return EbpfTracker.open(pin_directory(directory), directory)
+    except TrackerUnavailable as error:
+        return NoTracker(error.reason)
+
+
+async def serve(config: Config, tracker: EbpfTracker | NoTracker) -> None:
+    """Run until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    daemon = Daemon(config, tracker)
+    notifier = Notifier()
+    listener = config.metrics.listen
+    exposition = MetricsServer(listener, lambda: metrics(daemon.latest)) if listener else None
+    try:
+        socket = config.runtime.control_socket
+        async with (
+            AdminServer(socket, daemon.methods(), config.runtime.group),
+            asyncio.TaskGroup() as group,
+        ):
+            tasks = [
+                group.create_task(daemon.keep_connected()),
+                group.create_task(daemon.engine.run()),
+                group.create_task(_refresh(daemon, notifier)),
+                group.create_task(keep_alive(notifier, watchdog_interval())),
+            ]
+            notifier.ready("running")
+            _log.info("daemon.ready", name=config.source.name, tracker=tracker.name)
+            await stop.wait()
+            notifier.stopping()
+            for task in tasks:
+                task.cancel()
+    finally:
+        if exposition is not None:
+            exposition.close()
+        notifier.close()
+        _log.info("daemon.ended")
+
+
+async def _refresh(daemon: Daemon, notifier: Notifier) -> None:
+    """Keep the snapshot that scrapes see fresh, and systemd's status line."""
+    while True:
+        status = daemon.status()
+        job = status.job
+        notifier.status(f"{job.state}: {job.name}" if job else status.sentence or "no job")
+        await asyncio.sleep(REPORT_SECONDS)
+
+
+def run(config: Config) -> int:
+    """Be the daemon; the exit code of ``replicad run``."""
+    configured = log.configure(config.log.format, config.log.level)
+    try:
+        with RuntimeHold(config.runtime.directory):
+            tracker = open_tracker(config)
+            if isinstance(tracker, NoTracker):
+                _log.warning("tracker.unavailable", because=tracker.reason)
+            try:
+                uvloop.run(serve(config, tracker))
+            finally:
+                if isinstance(tracker, EbpfTracker):
+                    tracker.close()
+    finally:
+        configured.close()
+    return 0

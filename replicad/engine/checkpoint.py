@@ -1,0 +1,242 @@
+"""The checkpoint: bring the copy close, freeze, make it exact, thaw.
+
+In order: what can be slow comes first (delta passes, hooks, sync, the watchdog, memory), then
+the freeze, then everything that was read while frozen is sent. What the receiver commits is
+that instant and nothing else; marks made after the thaw stay in the kernel or in the maps until
+the commit. A freeze that does not fit its budget is given up, and tried again after another
+delta pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from protocol.errors import FREEZE_FAILED, FREEZE_OVERRUN, FREEZE_TOO_LONG, Fault
+from protocol.local import log
+from protocol.wire.messages import CheckpointOrder, Consistency
+from replicad import forecast
+from replicad.engine.disks import DiskSet
+from replicad.engine.frozen import Exact, Frozen, compare_frozen, read_frozen
+from replicad.engine.passes import run_pass
+from replicad.feed import Work
+from replicad.freeze.freezer import Freezer
+from replicad.freeze.hooks import HookContext, raise_failed, run_hooks
+from replicad.freeze.memory import lock_memory, unlock_memory
+from replicad.freeze.mounts import FrozenMount, mounts_to_freeze
+from replicad.transfer import Transfer
+
+DELTA_PASSES = 8
+"""Delta passes that may be made to bring the forecast into the budget before giving up."""
+
+ATTEMPTS = 4
+"""Freezes that are tried when one turns out too long: the writer may just have had a burst."""
+
+HOOK_SECONDS = 60.0
+"""For one hook outside the freeze; inside it the budget is the limit."""
+
+_AGAIN = frozenset({FREEZE_TOO_LONG.code, FREEZE_OVERRUN.code})
+
+_log = log.get("checkpoint")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A checkpoint that the receiver durably holds and that waits to be committed.
+
+    ``frozen_seconds`` is 0 when nothing had to be frozen; ``taken`` is RFC 3339 UTC.
+    """
+
+    consistency: Consistency
+    frozen_seconds: float
+    taken: str
+
+
+class Checkpointer:
+    """Takes checkpoints of a set of disks over a transfer.
+
+    Args:
+        budget: seconds that filesystems may stay frozen.
+        workers: threads for what blocks; also read while frozen.
+    """
+
+    def __init__(
+        self,
+        disks: DiskSet,
+        transfer: Transfer,
+        budget: float,
+        hooks: Path,
+        context: HookContext,
+        workers: Executor,
+    ) -> None:
+        self._disks = disks
+        self._transfer = transfer
+        self._budget = budget
+        self._hooks = hooks
+        self._context = context
+        self._workers = workers
+        self._loop = asyncio.get_running_loop()
+
+    async def take(self, order: CheckpointOrder) -> Taken:
+        """Converge, freeze, read, thaw and send.
+
+        Raises:
+            Fault: why it could not be taken; nothing is frozen then, and nothing is lost.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await self._attempt()
+            except Fault as fault:
+                if fault.code not in _AGAIN or attempt == ATTEMPTS:
+                    raise
+                _log.info("checkpoint.again", request=order.request, because=fault.sentence)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _attempt(self) -> Taken:
+        if self._disks.tracked:
+            await self._converge()
+        try:
+            hooked = await self._hook("pre-freeze", HOOK_SECONDS)
+            exact = await self._freeze()
+        finally:
+            await self._hook("post-thaw", HOOK_SECONDS)
+        await self._send(exact.works)
+        consistency = exact.consistency
+        if hooked and consistency == "filesystem":
+            consistency = "application"
+        return Taken(consistency, exact.frozen_seconds, exact.taken)
+
+    async def _send(self, works: list[Work]) -> None:
+        """Send what was read while frozen. What no sender had begun when it fails is dirty."""
+        left = deque(works)
+
+        def refill() -> Sequence[Work]:
+            return [left.popleft()] if left else ()
+
+        try:
+            if works:
+                await self._transfer.send(refill)
+        except BaseException:
+            for work in left:
+                work.disk.live_map.lost(work.batch)
+            raise
+
+    # --- before the freeze --------------------------------------------------------------------
+
+    async def _converge(self) -> None:
+        """Delta passes until a freeze is forecast to fit.
+
+        Raises:
+            LocalFault: FREEZE_TOO_LONG with what would be needed.
+        """
+        for _ in range(DELTA_PASSES):
+            await self._disks.drain()
+            if self._fits():
+                return
+            await run_pass(self._transfer, self._disks)
+        await self._disks.drain()
+        if not self._fits():
+            seconds = self._forecast()
+            detail = forecast.sentence(self._dirty()[0], self._rates(), seconds, self._budget)
+            raise FREEZE_TOO_LONG.fault(forecast=seconds, budget=self._budget, detail=detail)
+
+    def _fits(self) -> bool:
+        suspect = any(disk.live_map.suspect_granules for disk in self._disks.disks)
+        return not suspect and forecast.fits(self._forecast(), self._budget)
+
+    def _dirty(self) -> tuple[int, int]:
+        maps = [disk.live_map for disk in self._disks.disks]
+        return sum(m.dirty_bytes for m in maps), sum(m.dirty_granules for m in maps)
+
+    def _rates(self) -> forecast.Rates:
+        return forecast.Rates(read=self._transfer.read_rate)
+
+    def _forecast(self) -> float:
+        dirty, granules = self._dirty()
+        return forecast.freeze_seconds(dirty, granules // 4, self._rates())
+
+    async def _hook(self, phase: str, limit: float) -> bool:
+        """Run the hooks of a phase; whether there was one. Those after the thaw only warn."""
+        runs = await run_hooks(self._hooks, phase, self._context, limit)  # type: ignore[arg-type]
+        for run in runs:
+            _log.info("hook.ran", hook=run.hook, phase=phase, seconds=run.seconds, ok=run.ok)
+        if phase != "post-thaw":
+            raise_failed(runs)
+        return bool(runs)
+
+    # --- the freeze ---------------------------------------------------------------------------
+
+    async def _freeze(self) -> Exact:
+        run = partial(self._loop.run_in_executor, self._workers)
+        mounts = await run(mounts_to_freeze, [disk.path for disk in self._disks.disks])
+        with_filesystem = _covered(self._disks, mounts)
+        freezer = Freezer(mounts, self._budget)
+        locked = False
+        try:
+            await run(freezer.prepare)
+            if self._disks.tracked:
+                # What the sync has just written would otherwise be read while frozen.
+                await self._disks.drain()
+                await run_pass(self._transfer, self._disks)
+            frozen = Frozen(
+                self._disks, self._transfer, freezer, bool(mounts), with_filesystem, self._workers
+            )
+            await run(frozen.reserve)
+            if mounts:
+                locked = (await run(lock_memory)).locked
+            return await self._inside(frozen)
+        finally:
+            if locked:
+                unlock_memory()
+            await run(freezer.close)
+
+    async def _inside(self, frozen: Frozen) -> Exact:
+        """Everything between the first FIFREEZE and the last FITHAW."""
+        run = partial(self._loop.run_in_executor, self._workers)
+        if frozen.mounted:
+            await run(frozen.freezer.freeze)
+        hooks = asyncio.create_task(self._hook("frozen", max(0.1, self._budget)))
+        try:
+            if self._disks.tracked:
+                exact = await read_frozen(frozen)
+            else:
+                exact = await compare_frozen(frozen)
+            await hooks
+            await frozen.still()
+        except BaseException:
+            hooks.cancel()
+            await asyncio.gather(hooks, return_exceptions=True)
+            frozen.give_up()
+            if frozen.mounted:
+                await run(_thaw_quietly, frozen.freezer)
+            raise
+        try:
+            if frozen.mounted:
+                exact.frozen_seconds = await run(frozen.freezer.thaw)
+        except Fault:
+            frozen.give_up()
+            raise
+        return exact
+
+
+def _thaw_quietly(freezer: Freezer) -> None:
+    """Thaw after something else went wrong, whose fault is the one to report."""
+    try:
+        freezer.thaw()
+    except Fault as fault:
+        if fault.code not in {FREEZE_OVERRUN.code, FREEZE_FAILED.code}:
+            raise
+    except RuntimeError:
+        # It never came to a freeze.
+        return
+
+
+def _covered(disks: DiskSet, mounts: tuple[FrozenMount, ...]) -> frozenset[str]:
+    """The paths of the disks that at least one of the filesystems lies on."""
+    names = {name for mount in mounts for name in mount.disks}
+    return frozenset(d.path for d in disks.disks if Path(d.path).resolve().name in names)

@@ -1,0 +1,168 @@
+"""The disks of a job as one set: opened together, drained at one instant, reported together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+from protocol.errors import (
+    RUNTIME_ON_DISK,
+    SOURCE_DISK_CHANGED,
+    SOURCE_DISK_FORBIDDEN,
+    TRACKER_UNAVAILABLE,
+)
+from protocol.wire.messages import DiskInfo, SessionOpened
+from replicad.freeze.mounts import mounts_to_freeze
+from replicad.inventory import disks_of
+from replicad.jobdisk import JobDisk
+from replicad.tracker import CannotTrack, EbpfTracker, NoTracker
+
+
+class DiskSet:
+    """The open disks of one job.
+
+    Args:
+        directory: where dirty maps live; in memory, this boot only.
+        worker: one thread in which disks are opened and the tracker is drained.
+    """
+
+    def __init__(
+        self, job: str, directory: Path, tracker: EbpfTracker | NoTracker, worker: Executor
+    ) -> None:
+        self.job = job
+        self.disks: tuple[JobDisk, ...] = ()
+        self.misses = 0
+        self._directory = directory
+        self._tracker = tracker
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+
+    async def open(self, paths: Sequence[str], allowed: Sequence[str]) -> None:
+        """Open the job's disks and begin, or go on, to track them.
+
+        Raises:
+            LocalFault: a disk is missing, not allowed, or holds our own runtime directory.
+        """
+        await self._loop.run_in_executor(self._worker, self._open, tuple(paths), tuple(allowed))
+
+    def _open(self, paths: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+        offered = {info.path for info in disks_of(allowed)}
+        for path in paths:
+            if path not in offered:
+                raise SOURCE_DISK_FORBIDDEN.fault(path=path)
+        infos = disks_of(paths)
+        self._refuse_own_runtime(infos)
+        opened: list[JobDisk] = []
+        try:
+            opened.extend(JobDisk(info, self._tracker) for info in infos)
+        except BaseException:
+            for disk in opened:
+                disk.close()
+            raise
+        self.disks = tuple(opened)
+
+    def _refuse_own_runtime(self, infos: Sequence[DiskInfo]) -> None:
+        """The dirty maps are written while the filesystems are frozen: not on one of them."""
+        device = self._directory.stat().st_dev
+        for info in infos:
+            for mount in mounts_to_freeze([info.path]):
+                with contextlib.suppress(OSError):
+                    if Path(mount.point).stat().st_dev == device:
+                        raise RUNTIME_ON_DISK.fault(path=self._directory, disk=info.path)
+
+    async def check(self) -> None:
+        """Raises LocalFault when a disk vanished, changed its size, or is another one now."""
+        await self._loop.run_in_executor(self._worker, self._check)
+
+    def _check(self) -> None:
+        for disk in self.disks:
+            disk.check()
+
+    async def attach(self, opened: SessionOpened) -> None:
+        """Give every disk the dirty map that belongs to its intermediate disk."""
+        await self._loop.run_in_executor(self._worker, self._attach, opened)
+
+    def _attach(self, opened: SessionOpened) -> None:
+        by_path = {each.path: each for each in opened.disks}
+        for disk in self.disks:
+            mine = by_path.get(disk.path)
+            if mine is None:
+                raise SOURCE_DISK_CHANGED.fault(
+                    path=disk.path, detail="the receiver opened no intermediate disk for it"
+                )
+            disk.attach(self._directory, self.job, mine, opened.epoch, self._tracker)
+
+    # --- tracking -----------------------------------------------------------------------------
+
+    @property
+    def tracked(self) -> bool:
+        """Whether writes to all disks are tracked."""
+        return bool(self.disks) and all(disk.tracked is not None for disk in self.disks)
+
+    async def drain(self) -> None:
+        """Bring what was written since the last drain into the maps, all disks at one instant."""
+        await self._loop.run_in_executor(self._worker, self.drain_now)
+
+    def drain_now(self) -> None:
+        """The same, in the calling thread; the checkpoint does it while frozen."""
+        disks = {d.path: d for d in self.disks if d.tracked is not None and d.map is not None}
+        if not disks or not isinstance(self._tracker, EbpfTracker):
+            return
+        try:
+            drains = self._tracker.drain(
+                [disk.tracked for disk in disks.values() if disk.tracked is not None],
+                lambda tracked, first, words: disks[tracked.path].merge(first, words),
+            )
+        except CannotTrack as error:
+            raise TRACKER_UNAVAILABLE.fault(detail=error.reason) from error
+        self.misses = sum(drain.misses for drain in drains.values())
+        for path, drain in drains.items():
+            disks[path].drained(drain)
+
+    # --- all of them --------------------------------------------------------------------------
+
+    @property
+    def differ(self) -> bool:
+        """Whether the receiver lacks something that is known about."""
+        return any(disk.differs for disk in self.disks)
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes that are dirty, suspect or in flight."""
+        return sum(disk.report().dirty_bytes for disk in self.disks)
+
+    @property
+    def oldest(self) -> float | None:
+        """When (CLOCK_MONOTONIC) the oldest dirt was marked; None when nothing is dirty."""
+        marks = [d.map.oldest for d in self.disks if d.map is not None]
+        return min((mark for mark in marks if mark is not None), default=None)
+
+    def suspect_untracked(self) -> None:
+        """Without a tracker nothing is known: each sync compares everything."""
+        for disk in self.disks:
+            if disk.tracked is None and not disk.live_map.suspect_granules:
+                disk.suspect_all(disk.untracked_because)
+
+    def set_epoch(self, epoch: int) -> None:
+        """A checkpoint was committed."""
+        for disk in self.disks:
+            disk.live_map.update(epoch=epoch)
+
+    async def close(self, forget: bool) -> None:
+        """Close all. ``forget``: the job is over, so tracking ends and the maps are removed."""
+        await self._loop.run_in_executor(self._worker, self._close, forget)
+
+    def _close(self, forget: bool) -> None:
+        for disk in self.disks:
+            tracked = disk.tracked
+            disk.close()
+            if forget and tracked is not None and isinstance(self._tracker, EbpfTracker):
+                self._tracker.untrack(tracked)
+        if forget:
+            for path in self._directory.glob(f"{self.job}-*.map"):
+                path.unlink(missing_ok=True)
+        self.disks = ()
+

@@ -1,0 +1,158 @@
+"""What the sender threads do next, and what of it has not been answered yet.
+
+A :class:`Feed` hands pieces of work to sender threads. It is *driven*: the engine gives it a
+function that takes more from the dirty maps, and waits until that function has nothing more
+and everything handed out has come back as a durable answer. Work exists from the moment its
+batch is in flight until it is answered or lost, so the outstanding set is the only list of
+what a lost connection takes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from replicad.inflight import Stopped
+
+if TYPE_CHECKING:
+    from replicad.dirtymap import Batch
+    from replicad.jobdisk import JobDisk
+
+Stage = Literal["data", "coarse", "fine"]
+Refill = Callable[[], Sequence["Work"]]
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One batch on its way. ``ranges`` are bytes (offset, length) of the disk.
+
+    ``frozen``: the content, when it was read while the source was frozen. ``bits``: the
+    receiver's answer to digests, once it has come.
+    """
+
+    disk: JobDisk
+    batch: Batch
+    stage: Stage
+    ranges: Sequence[tuple[int, int]]
+    frozen: memoryview | None = field(default=None, repr=False)
+    bits: bytes | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the disk that this is about; what counts against the window."""
+        return sum(length for _, length in self.ranges)
+
+
+class Feed:
+    """Work for sender threads. Threads call :meth:`next`; everything else is the loop's."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._changed = threading.Condition()
+        self._ready: deque[Work] = deque()
+        self._refill: Refill | None = None
+        self._outstanding: dict[Batch, Work] = {}
+        self._idle: asyncio.Future[None] | None = None
+        self._stopped = False
+
+    @property
+    def outstanding(self) -> int:
+        """Pieces of work that were taken from the maps and not answered."""
+        return len(self._outstanding)
+
+    # --- the loop's side --------------------------------------------------------------------
+
+    async def drive(self, refill: Refill) -> None:
+        """Hand out what ``refill`` gives until it gives nothing and all of it is answered."""
+        with self._changed:
+            self._refill = refill
+            self._idle = self._loop.create_future()
+            self._changed.notify_all()
+        try:
+            await self._idle
+        finally:
+            with self._changed:
+                self._refill = None
+                self._idle = None
+
+    def push(self, work: Work) -> None:
+        """More to do for a batch that is outstanding already: its finer digests."""
+        with self._changed:
+            self._ready.append(work)
+            self._outstanding[work.batch] = work
+            self._changed.notify()
+
+    def find(self, batch: Batch) -> Work:
+        """The work that a batch belongs to."""
+        return self._outstanding[batch]
+
+    def answered(self, work: Work) -> None:
+        """The receiver's durable answer has been carried into the map."""
+        with self._changed:
+            del self._outstanding[work.batch]
+            self._settle()
+
+    def stop(self) -> list[Work]:
+        """Wake and end all senders; returns the work that no sender had begun."""
+        with self._changed:
+            self._stopped = True
+            self._refill = None
+            unsent = list(self._ready)
+            self._ready.clear()
+            for work in unsent:
+                del self._outstanding[work.batch]
+            self._changed.notify_all()
+        return unsent
+
+    def abandon(self) -> list[Work]:
+        """After the senders have ended: everything that was sent and not answered."""
+        with self._changed:
+            left = list(self._outstanding.values())
+            self._outstanding.clear()
+        return left
+
+    def _settle(self) -> None:
+        """With the lock held: is the drive over?"""
+        if self._refill is None and not self._outstanding and self._idle is not None:
+            self._loop.call_soon_threadsafe(_finish, self._idle)
+
+    # --- the senders' side ------------------------------------------------------------------
+
+    def next(self, wait: bool) -> Work | None:
+        """The next piece of work. None: there is none now (``wait`` false), which is the
+        moment to ask the receiver to sync.
+
+        Raises:
+            Stopped: the feed has been stopped.
+        """
+        with self._changed:
+            while not self._stopped:
+                if not self._ready and self._refill is not None:
+                    self._take_more()
+                if self._ready:
+                    return self._ready.popleft()
+                if not wait:
+                    return None
+                self._changed.wait()
+            raise Stopped
+
+    def _take_more(self) -> None:
+        assert self._refill is not None
+        taken = self._refill()
+        if not taken:
+            self._refill = None
+            self._settle()
+            return
+        self._ready.extend(taken)
+        self._outstanding.update((work.batch, work) for work in taken)
+        if len(taken) > 1:
+            self._changed.notify_all()
+
+
+def _finish(idle: asyncio.Future[None]) -> None:
+    if not idle.done():
+        idle.set_result(None)

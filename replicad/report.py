@@ -1,0 +1,180 @@
+"""What the source says of itself: status and metrics, both from the engine's one report.
+
+The :class:`~protocol.wire.messages.JobReport` is made by the engine, frozen, about once a
+second, and is what the receiver is sent, ``replicad status`` shows and Prometheus scrapes.
+Nothing is counted twice in two places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from protocol.views import DiskView, JobStatus, SourceStatus, TrackerView
+from protocol.wire.messages import DiskReport, JobOrder, JobReport
+
+FREEZE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds: fine around the goal of well under a second, coarse where only alarm matters."""
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """The daemon at one moment; replaced as a whole, so a scrape's thread may read it."""
+
+    connected: bool = False
+    report: JobReport | None = None
+    frozen: Sequence[float] = ()
+    errors: dict[str, int] = field(default_factory=dict)
+    misses: int = 0
+    reconnects: int = 0
+
+
+def disk_view(report: DiskReport, intermediate: str | None = None) -> DiskView:
+    """A disk's report in the words of ``status`` and ``job show``."""
+    return DiskView(
+        path=report.path,
+        size=report.size,
+        total_bytes=report.total_bytes,
+        transferred_bytes=report.transferred_bytes,
+        dirty_bytes=report.dirty_bytes,
+        in_flight_bytes=report.in_flight_bytes,
+        differing_bytes=report.differing_bytes,
+        pass_=report.pass_,
+        passed=report.passed,
+        tracker=report.tracker,
+        trust=report.trust,
+        granule=report.granule,
+        intermediate=intermediate,
+    )
+
+
+def job_status(order: JobOrder, report: JobReport) -> JobStatus:
+    """The job as ``replicad status`` shows it."""
+    return JobStatus(
+        id=report.job,
+        name=order.name,
+        state=report.state,
+        epoch=report.epoch,
+        speed_bytes_per_second=report.speed_bytes_per_second,
+        remaining_seconds=report.remaining_seconds,
+        logical_bytes=report.logical_bytes,
+        wire_bytes=report.wire_bytes,
+        lag_seconds=report.lag_seconds,
+        bandwidth=order.bandwidth,
+        sentence=report.sentence,
+        error=report.error,
+        disks=tuple(disk_view(disk) for disk in report.disks),
+        reconnects=report.reconnects,
+    )
+
+
+def source_status(
+    name: str,
+    software: str,
+    receiver: str | None,
+    sentence: str,
+    tracker: TrackerView,
+    order: JobOrder,
+    now: Snapshot,
+) -> SourceStatus:
+    """The whole of ``replicad status``."""
+    return SourceStatus(
+        name=name,
+        software=software,
+        enrolled=receiver is not None,
+        receiver=receiver,
+        connected=now.connected,
+        sentence=sentence,
+        tracker=tracker,
+        job=job_status(order, now.report) if now.report else None,
+    )
+
+
+def metrics(now: Snapshot) -> Iterable[Metric]:
+    """The source's metrics (DESIGN's names: base units, ``_total`` on counters)."""
+    yield gauge("replicad_connected", "Whether the receiver's control connection stands.", now.connected)
+    report = now.report
+    labels = (report.job,) if report else ()
+    if report is not None:
+        yield from _job(report, labels)
+        yield from _disks(report)
+    yield counter("replicad_tracker_misses", "Events that the tracker missed.", now.misses)
+    yield counter("replicad_reconnects", "Sessions that were lost and opened again.", now.reconnects)
+    errors = CounterMetricFamily(
+        "replicad_errors", "Faults by stable code; see docs/errors.md.", labels=["code"]
+    )
+    for code, count in sorted(now.errors.items()):
+        errors.add_metric([code], count)
+    yield errors
+    yield _histogram(now.frozen)
+
+
+def _job(report: JobReport, labels: tuple[str, ...]) -> Iterable[Metric]:
+    job = [labels[0]]
+    yield gauge(
+        "replicad_speed_bytes_per_second",
+        "Logical bytes durably acknowledged per second.",
+        report.speed_bytes_per_second,
+        job,
+    )
+    if report.remaining_seconds is not None:
+        yield gauge(
+            "replicad_remaining_seconds",
+            "Until the present pass ends at the present speed.",
+            report.remaining_seconds,
+            job,
+        )
+    yield gauge(
+        "replicad_lag_seconds", "Age of the oldest change not yet held.", report.lag_seconds, job
+    )
+    yield counter("replicad_logical_bytes", "Bytes acknowledged.", report.logical_bytes, job)
+    yield counter("replicad_wire_bytes", "Bytes sent on data connections.", report.wire_bytes, job)
+    yield gauge("replicad_epoch", "The last committed checkpoint.", report.epoch, job)
+    state = GaugeMetricFamily("replicad_job_state", "1 for the state.", labels=["job", "state"])
+    state.add_metric([labels[0], report.state], 1)
+    yield state
+
+
+def _disks(report: JobReport) -> Iterable[Metric]:
+    dirty = GaugeMetricFamily(
+        "replicad_dirty_bytes", "Bytes that the receiver does not yet hold.", labels=["job", "disk"]
+    )
+    flying = GaugeMetricFamily(
+        "replicad_in_flight_bytes", "Bytes without a durable answer.", labels=["job", "disk"]
+    )
+    kind = GaugeMetricFamily("replicad_pass", "1 for the pass.", labels=["job", "disk", "pass"])
+    for disk in report.disks:
+        dirty.add_metric([report.job, disk.path], disk.dirty_bytes)
+        flying.add_metric([report.job, disk.path], disk.in_flight_bytes)
+        kind.add_metric([report.job, disk.path, disk.pass_], 1)
+    yield from (dirty, flying, kind)
+
+
+def gauge(name: str, text: str, value: float, job: Sequence[str] | None = None) -> Metric:
+    """A gauge with one sample."""
+    family = GaugeMetricFamily(name, text, labels=["job"] if job else [])
+    family.add_metric(job or [], value)
+    return family
+
+
+def counter(name: str, text: str, value: float, job: Sequence[str] | None = None) -> Metric:
+    """A counter with one sample; the library adds ``_total``."""
+    family = CounterMetricFamily(name, text, labels=["job"] if job else [])
+    family.add_metric(job or [], value)
+    return family
+
+
+def _histogram(frozen: Sequence[float]) -> Metric:
+    family = HistogramMetricFamily(
+        "replicad_freeze_seconds", "How long filesystems stayed frozen at a checkpoint."
+    )
+    buckets = [(str(edge), float(sum(f <= edge for f in frozen))) for edge in FREEZE_BUCKETS]
+    family.add_metric([], [*buckets, ("+Inf", float(len(frozen)))], sum(frozen))
+    return family

@@ -1,0 +1,184 @@
+"""A sender thread: one data connection, one extent at a time, all of it in one thread.
+
+Read (or take what was read while frozen), digest, compress, seal, send: the worker that holds
+the buffer does everything with it, the interpreter's lock is released in each of these steps,
+and nothing of extent size is allocated. The loop hears the answers.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import xxhash
+
+from protocol.errors import Fault
+from protocol.link.buffers import Buffer
+from protocol.link.data import send_all
+from protocol.wire.crypto import Direction, SessionKeys
+from protocol.wire.frames import Ack, Diff, Digests, Fence, Segment, encode_meta
+from protocol.wire.limits import BUFFER, DIGEST_SIZE, PAYLOAD_MAX
+from protocol.wire.window import SendWindow
+from replicad.comparison import COARSE, FINE, block_count
+from replicad.dirtymap import Batch
+from replicad.encoder import Encoder
+from replicad.feed import Feed, Work
+from replicad.inflight import InFlight, Stopped
+from replicad.pace import Pacer
+
+
+class Sender(threading.Thread):
+    """Sends on connection ``index``.
+
+    Args:
+        on_fault: called from this thread with what ended it; not called after :meth:`stop`.
+
+    Attributes:
+        wire_bytes: bytes given to the socket, seals and lengths included.
+        read_bytes, read_seconds: what reading the disk took, for the forecast of a freeze.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        keys: SessionKeys,
+        index: int,
+        feed: Feed,
+        inflight: InFlight,
+        pacer: Pacer,
+        compress: str,
+        on_fault: Callable[[Fault], None],
+    ) -> None:
+        super().__init__(name=f"sender-{index}", daemon=True)
+        self.index = index
+        self.wire_bytes = 0
+        self.read_bytes = 0
+        self.read_seconds = 0.0
+        self.encoder = Encoder(compress)
+        self._sock = sock
+        self._sealer = keys.sealer(index, Direction.FROM_SOURCE)
+        self._seed = keys.digest_seed
+        self._feed = feed
+        self._inflight = inflight
+        self._pacer = pacer
+        self._on_fault = on_fault
+        self._window: SendWindow[Batch] = SendWindow(bytes_max=1 << 62, frames_max=1 << 30)
+        self._window_lock = threading.Lock()
+        self._stop = threading.Event()
+        self._fenced = True
+
+    # --- the loop's side --------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask the thread to end; join it afterwards."""
+        self._stop.set()
+
+    def acknowledge(self, ack: Ack) -> list[Batch]:
+        """The batches that an ack of this connection releases.
+
+        Raises:
+            PeerFault: PROTOCOL for an ack that cannot be true.
+        """
+        with self._window_lock:
+            self._window.acknowledge(ack)
+        return self._inflight.acked(self.index, ack.sequence)
+
+    def differs(self, diff: Diff) -> Batch | None:
+        """The batch whose digests a diff answers.
+
+        Raises:
+            PeerFault: PROTOCOL for a diff of nothing that was sent.
+        """
+        with self._window_lock:
+            return self._window.differs(diff)
+
+    # --- the thread -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Send until stopped or until something breaks."""
+        plain, sealed = Buffer(BUFFER), Buffer(BUFFER)
+        try:
+            while True:
+                work = self._feed.next(wait=self._fenced)
+                if work is None:
+                    self._fence(plain.view, sealed.view)
+                elif work.stage == "data":
+                    self._data(work, plain.view, sealed.view)
+                else:
+                    self._digests(work, plain.view, sealed.view)
+        except Stopped:
+            pass
+        except Fault as fault:
+            if not self._stop.is_set():
+                self._on_fault(fault)
+        finally:
+            plain.free()
+            sealed.free()
+
+    def _data(self, work: Work, plain: memoryview, sealed: memoryview) -> None:
+        size = work.size
+        self._inflight.reserve(1, size)
+        if work.frozen is None:
+            self._read(work, work.ranges, plain)
+        else:
+            plain[:size] = work.frozen
+        encoded = self.encoder.encode(work.disk.number, work.ranges, plain)
+        self._send(work, size, plain[: encoded.size], sealed, 0)
+
+    def _read(self, work: Work, ranges: Sequence[tuple[int, int]], into: memoryview) -> None:
+        begun = time.monotonic()
+        self.read_bytes += work.disk.reader.read(ranges, into)
+        self.read_seconds += time.monotonic() - begun
+
+    def _digests(self, work: Work, plain: memoryview, sealed: memoryview) -> None:
+        """Read and hash what is to be compared; only the digests travel."""
+        block = COARSE if work.stage == "coarse" else FINE
+        blocks = block_count(work.ranges, block)
+        size = blocks * DIGEST_SIZE
+        self._inflight.reserve(1, size)
+        digests = bytearray()
+        digest, seed = xxhash.xxh3_128_digest, self._seed
+        for offset, length in work.ranges:
+            for start in range(offset, offset + length, PAYLOAD_MAX):
+                part = min(PAYLOAD_MAX, offset + length - start)
+                self._read(work, [(start, part)], plain)
+                for at in range(0, part, block):
+                    digests += digest(plain[at : min(at + block, part)], seed)
+        work.disk.compared_bytes += work.size if work.stage == "coarse" else 0
+        ranges = tuple(Segment(offset, length) for offset, length in work.ranges)
+        meta = encode_meta(Digests(work.disk.number, block, ranges))
+        plain[:size] = digests
+        plain[size : size + len(meta)] = meta
+        self._send(work, size, plain[: size + len(meta)], sealed, blocks)
+
+    def _send(
+        self, work: Work, size: int, plaintext: memoryview, into: memoryview, blocks: int
+    ) -> None:
+        frame = self._sealer.seal(plaintext, into)
+        self._wait(self._pacer.spend(frame.size, time.monotonic()))
+        # Known before it is sent: its answer must find it.
+        with self._window_lock:
+            self._window.sent(frame.sequence, 0, work.batch, blocks)
+        self._inflight.add(self.index, frame.sequence, work.batch, size, size, time.monotonic())
+        self._fenced = False
+        self._put(into[: frame.size])
+
+    def _fence(self, plain: memoryview, sealed: memoryview) -> None:
+        """Nothing to send now: have what was sent made durable without waiting for a group."""
+        meta = encode_meta(Fence())
+        plain[: len(meta)] = meta
+        frame = self._sealer.seal(plain[: len(meta)], sealed)
+        with self._window_lock:
+            self._window.sent(frame.sequence)
+        self._put(sealed[: frame.size])
+        self._fenced = True
+
+    def _put(self, frame: memoryview) -> None:
+        send_all(self._sock, frame, self._stop.is_set)
+        self.wire_bytes += len(frame)
+
+    def _wait(self, seconds: float) -> None:
+        if seconds > 0 and self._stop.wait(seconds):
+            raise Stopped

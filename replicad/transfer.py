@@ -1,0 +1,225 @@
+"""The source's end of a session: data connections, sender threads, and the durable answers.
+
+What comes back is carried into the dirty maps here and nowhere else: an ack makes a batch
+clean, a diff says which of its granules are dirty. When anything breaks the whole transfer
+ends; what was in flight stays in flight in the maps until a new session has fenced this one's
+writers off (promise 3), and is then reported lost with :meth:`Transfer.release`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from protocol.errors import CONNECTION_LOST, PROTOCOL, Fault
+from protocol.link import data as link
+from protocol.wire.crypto import SessionKeys
+from protocol.wire.frames import Ack, Diff, Pong
+from protocol.wire.limits import HANDSHAKE_TIMEOUT
+from protocol.wire.messages import SessionOpened
+from replicad.comparison import COARSE, FINE, differing, differing_granules
+from replicad.feed import Feed, Refill, Work
+from replicad.inflight import InFlight, Window
+from replicad.jobdisk import JobDisk
+from replicad.pace import Pacer
+from replicad.sender import Sender
+
+WINDOW_BATCHES = 16384
+"""Batches in flight over all connections: bounds the bookkeeping when batches are small."""
+
+JOIN_SECONDS = 30.0
+"""A sender that reads a dying disk may not end; then the thread is left behind."""
+
+
+class Transfer:
+    """An open session. Use as ``async with``; leaving ends connections and threads.
+
+    Attributes:
+        acked_bytes: logical bytes that were durably acknowledged in this transfer.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        opened: SessionOpened,
+        disks: Sequence[JobDisk],
+        pacer: Pacer,
+        compress: str,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._host = host
+        self._opened = opened
+        self._keys = SessionKeys(opened.secret, bytes.fromhex(opened.session))
+        self._disks = {disk.number: disk for disk in disks}
+        self._pacer = pacer
+        self._compress = compress
+        self._feed = Feed()
+        self._inflight = InFlight(Window(WINDOW_BATCHES, opened.window_bytes))
+        self._senders: dict[int, Sender] = {}
+        self._readers: list[link.AnswerReader] = []
+        self._sockets: list[object] = []
+        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self._ended = False
+        self.acked_bytes = 0
+
+    async def __aenter__(self) -> Transfer:
+        try:
+            for index in range(self._opened.connections):
+                await self._connect(index)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _connect(self, index: int) -> None:
+        sock = await link.dial(self._host, self._opened.data_port, self._keys, index)
+        self._sockets.append(sock)
+        reader = link.AnswerReader(
+            sock, self._keys, index, partial(self._on_frame, index), self.fail
+        )
+        self._readers.append(reader)
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                await asyncio.wait([reader.ready, self._failed], return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            self.fail(CONNECTION_LOST.peer(peer="the receiver", detail="no answer to a hello"))
+        if self._failed.done():
+            self._failed.result()
+        sender = Sender(
+            sock,
+            self._keys,
+            index,
+            self._feed,
+            self._inflight,
+            self._pacer,
+            self._compress,
+            self._fail_from_thread,
+        )
+        self._senders[index] = sender
+        sender.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ended = True
+        for work in self._feed.stop():
+            work.disk.live_map.lost(work.batch)
+        self._inflight.stop()
+        for sender in self._senders.values():
+            sender.stop()
+        for reader in self._readers:
+            reader.close()
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(2)  # type: ignore[attr-defined]
+        await self._loop.run_in_executor(None, self._join)
+        for sock in self._sockets:
+            sock.close()  # type: ignore[attr-defined]
+        self._sockets.clear()
+        if self._failed.done() and not self._failed.cancelled():
+            self._failed.exception()
+        else:
+            self._failed.cancel()
+
+    def _join(self) -> None:
+        until = time.monotonic() + JOIN_SECONDS
+        for sender in self._senders.values():
+            sender.join(max(0.1, until - time.monotonic()))
+
+    # --- for the engine -----------------------------------------------------------------------
+
+    @property
+    def session(self) -> str:
+        """The session's id."""
+        return self._opened.session
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes sent on the data connections of this session."""
+        return sum(sender.wire_bytes for sender in self._senders.values())
+
+    @property
+    def read_rate(self) -> float:
+        """Bytes per second that reading the disks gave so far, all senders together; 0 unknown."""
+        seconds = sum(sender.read_seconds for sender in self._senders.values())
+        read = sum(sender.read_bytes for sender in self._senders.values())
+        return read / seconds * len(self._senders) if seconds > 0.01 else 0.0
+
+    def set_compress(self, compress: str) -> None:
+        """Change the compression of frames to come."""
+        for sender in self._senders.values():
+            sender.encoder.set_compress(compress)
+
+    async def send(self, refill: Refill) -> None:
+        """Send what ``refill`` takes, until it gives nothing and all is durably answered.
+
+        Raises:
+            Fault: the transfer has failed; leave it.
+        """
+        drive = self._loop.create_task(self._feed.drive(refill))
+        try:
+            await asyncio.wait([drive, self._failed], return_when="FIRST_COMPLETED")
+        finally:
+            if not drive.done():
+                drive.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await drive
+        if self._failed.done():
+            self._failed.result()
+        drive.result()
+
+    def _fail_from_thread(self, fault: Fault) -> None:
+        self._loop.call_soon_threadsafe(self.fail, fault)
+
+    def fail(self, fault: Fault) -> None:
+        """The session is over; whoever waits on it is told why."""
+        if not self._failed.done() and not self._ended:
+            self._failed.set_exception(fault)
+
+    def release(self) -> None:
+        """After the next session has opened: what was in flight here is dirty again."""
+        for work in self._feed.abandon():
+            work.disk.live_map.lost(work.batch)
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def _on_frame(self, index: int, frame: object, payload: bytes) -> None:
+        sender = self._senders.get(index)
+        if sender is None:
+            raise PROTOCOL.peer(detail="an answer before anything was sent")
+        if isinstance(frame, Diff):
+            batch = sender.differs(frame)
+            if batch is not None:
+                self._feed.find(batch).bits = payload
+        elif isinstance(frame, Ack):
+            for batch in sender.acknowledge(frame):
+                self._answered(self._feed.find(batch))
+        elif not isinstance(frame, Pong):
+            raise PROTOCOL.peer(detail=f"a {type(frame).__name__} from the receiver")
+
+    def _answered(self, work: Work) -> None:
+        disk = work.disk
+        if work.stage == "data":
+            disk.live_map.acked(work.batch)
+            size = work.size
+            disk.pass_done += size
+            self.acked_bytes += size
+        else:
+            block = COARSE if work.stage == "coarse" else FINE
+            assert work.bits is not None  # an ack before its diff was refused
+            found = differing(work.ranges, work.bits, block)
+            if found and work.stage == "coarse":
+                self._feed.push(Work(disk, work.batch, "fine", found))
+                return
+            self._compared(work, found)
+        self._feed.answered(work)
+
+    def _compared(self, work: Work, found: Sequence[tuple[int, int]]) -> None:
+        disk = work.disk
+        granules = differing_granules(work.batch, found, disk.granule) if found else ()
+        disk.live_map.compared(work.batch, granules, time.monotonic())
+        differing_bytes = sum(count for _, count in granules) * disk.granule
+        disk.differing_bytes += differing_bytes
+        # What differs counts as done when it has been sent, the rest of the batch now.
+        disk.pass_done += max(0, work.batch.bytes(disk.granule, disk.size) - differing_bytes)
