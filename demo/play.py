@@ -50,16 +50,10 @@ class Play:
         job = self.show()
         comparison = self._compared(job, result["epoch"]) if witness else None
         self.receiver.ask("job", "resume", self.job)
-        taken = Taken(
-            result["epoch"],
-            result["consistency"],
-            result["frozen_seconds"],
-            job["logical_bytes"] - self.logical,
-            job["wire_bytes"] - self.wire,
-            comparison,
-        )
+        logical, wire = job["logical_bytes"] - self.logical, job["wire_bytes"] - self.wire
         self.logical, self.wire = job["logical_bytes"], job["wire_bytes"]
-        return taken
+        frozen = result["frozen_seconds"]
+        return Taken(result["epoch"], result["consistency"], frozen, logical, wire, comparison)
 
     def _compared(self, job: dict[str, Any], epoch: int) -> Comparison:
         seen = hooks.taken_at(self.place)
@@ -71,6 +65,12 @@ class Play:
     def show(self) -> dict[str, Any]:
         """The job as it is now."""
         job: dict[str, Any] = self.receiver.ask("job", "show", self.job)
+        return job
+
+    def since_now(self) -> dict[str, Any]:
+        """The job as it is now, from which the bytes of the first checkpoint are counted."""
+        job = self.show()
+        self.logical, self.wire = job["logical_bytes"], job["wire_bytes"]
         return job
 
     def follow(self) -> None:
@@ -127,7 +127,7 @@ def _scenes(place: Path, size: int, screen: Screen, receiver: Program, replicad:
     try:
         screen.step("the first copy:")
         act.follow()
-        job = act.show()
+        job = act.since_now()
         screen.step(f"complete, tracked by {job['disks'][0]['tracker']}; three checkpoints follow")
         rows = []
         for number in range(CHECKPOINTS + 1):

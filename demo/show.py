@@ -6,6 +6,7 @@ On a terminal the progress is one line that moves; elsewhere (a log, a test) a p
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from demo.compare import Comparison
 
 LINE_SECONDS = 1.0
+PIPE_COLUMNS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Screen:
     """Where the demo prints."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        width = None if sys.stdout.isatty() else PIPE_COLUMNS
+        self.console = console or Console(highlight=False, width=width)
         self._begun = time.monotonic()
 
     def step(self, sentence: str) -> None:
@@ -87,7 +90,7 @@ class Screen:
                 f"{row.frozen_seconds * 1000:.0f} ms",
                 format_size(row.logical_bytes),
                 format_size(row.wire_bytes),
-                str(row.comparison or "not compared: frozen without the witness"),
+                str(row.comparison or "not compared (no witness)"),
             )
         self.console.print(table)
 

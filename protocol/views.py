@@ -114,6 +114,16 @@ class ActivationView(View, frozen=True):
     expires: str
 
 
+class ActivationRow(View, frozen=True):
+    """``activation list``: a code that exists, by its label; ``used`` of ``uses`` times."""
+
+    label: str
+    uses: int
+    used: int
+    created: str
+    expires: str
+
+
 class IntermediateView(View, frozen=True):
     """``disk list``."""
 

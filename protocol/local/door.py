@@ -32,7 +32,7 @@ PIPE_COLUMNS: Final = 200
 
 SHAPES: Final = {
     "activation": "ActivationView",
-    "activations": "list[ActivationView]",
+    "activations": "list[ActivationRow]",
     "checkpoint": "CheckpointResult",
     "checks": "list[CheckItem]",
     "estimate": "EstimateView",

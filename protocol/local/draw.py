@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from protocol.views import (
+        ActivationRow,
         ActivationView,
         CheckItem,
         CheckpointResult,
@@ -63,7 +64,7 @@ def seconds(value: float | None) -> str:
     """``83.4`` -> ``1m23s``; below ten seconds with a digit more; a dash for "cannot say"."""
     if value is None:
         return NONE
-    return format_duration(round(value, 1) if value < 10 else round(value))
+    return f"{value:.1f}s" if 0 < value < 10 else format_duration(round(value))
 
 
 def milliseconds(value: float) -> str:
@@ -215,13 +216,15 @@ def activation(view: ActivationView) -> RenderableType:
     return Group(plain(view.code), Text(f"valid until {view.expires}, {view.uses} use(s)", "dim"))
 
 
-def activations(views: Sequence[ActivationView]) -> RenderableType:
-    """``activation list``: what stands for the code is not the code."""
-    if not views:
+def activations(rows: Sequence[ActivationRow]) -> RenderableType:
+    """``activation list``: what stands for a code is not the code."""
+    if not rows:
         return Text("no activation codes")
-    table = _table("code", "uses left", "expires", right=("uses left",))
-    for view in views:
-        table.add_row(plain(view.code), str(view.uses), plain(view.expires))
+    table = _table("label", "used", "of", "created", "expires", right=("used", "of"))
+    for row in rows:
+        table.add_row(
+            plain(row.label), str(row.used), str(row.uses), plain(row.created), plain(row.expires)
+        )
     return table
 
 

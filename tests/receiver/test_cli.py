@@ -33,7 +33,7 @@ def daemon(tmp_path: Path) -> Iterator[Recorded]:
         recorded.answers |= {name: answers.JOB for name in RECEIVER if name.startswith("job.")}
         recorded.answers |= {
             "activation.create": answers.ACTIVATION,
-            "activation.list": [answers.ACTIVATION],
+            "activation.list": [answers.ACTIVATION_ROW],
             "source.list": [answers.SOURCE],
             "source.show": answers.SOURCE,
             "source.forget": {"forgotten": "web01"},

@@ -74,6 +74,13 @@ SOURCE: dict[str, Any] = {
     "job": "7f3a9c",
 }
 ACTIVATION = {"code": "RPL1-ABCD-EFGH", "uses": 1, "expires": "2026-11-29T04:00:00Z"}
+ACTIVATION_ROW = {
+    "label": "9f86d081",
+    "uses": 3,
+    "used": 1,
+    "created": "2026-11-22T04:00:00Z",
+    "expires": "2026-11-29T04:00:00Z",
+}
 INTERMEDIATE = {
     "job": "7f3a9c",
     "source": "web01",

@@ -16,7 +16,7 @@ from tests.support import recorded as answers
 
 EXAMPLES: dict[str, Any] = {
     "activation": answers.ACTIVATION,
-    "activations": [answers.ACTIVATION],
+    "activations": [answers.ACTIVATION_ROW],
     "checkpoint": answers.RESULT,
     "checks": [{"level": "problem", "subject": "btf", "sentence": "gone", "remedy": "do that"}],
     "estimate": {
