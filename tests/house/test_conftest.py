@@ -33,9 +33,13 @@ def outcomes(directory: Path, source: str, *, required: bool) -> dict[str, int]:
     shutil.copy(ROOT / "tests" / "conftest.py", directory / "conftest.py")
     (directory / "pytest.ini").write_text("[pytest]\nmarkers = root: needs root\n")
     (directory / "test_suite.py").write_text(OUTSIDE + source)
+    # PYTEST_ADDOPTS of the outer run may name directories: the suite would then start itself
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rA", str(directory)],
-        env={**os.environ, "REPLICAD_REQUIRE_ROOT_TESTS": "1" if required else "0"},
+        env={**clean, "REPLICAD_REQUIRE_ROOT_TESTS": "1" if required else "0"},
+        cwd=directory,
+        timeout=60,
         capture_output=True,
         text=True,
         check=False,
