@@ -7,15 +7,14 @@ still looking; it is checked again each time it is opened.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 
 from protocol.errors import UNKNOWN_DISK, USAGE
 from protocol.wire.messages import CheckpointOrder, DiskInfo, JobState
+from receiver import snapshot
 from receiver.catalog import Catalog, DiskRow, JobRow
 from receiver.catalog.disks import new_generation
-from receiver.disk import BlockDisk, RawDisk
-from receiver.disk import files
+from receiver.disk import BlockDisk, RawDisk, files
 from receiver.jobs.spec import JobSpec, checked
 
 
@@ -98,10 +97,13 @@ def _make(
 def delete_job(catalog: Catalog, storage: Path, job: JobRow) -> None:
     """Forget a job and remove its files: intermediate disks and snapshots. Devices are left
     as they are."""
+    raw = [disk for disk in catalog.disks.of_job(job.id) if disk.kind == "raw"]
+    for checkpoint in catalog.checkpoints.of_job(job.id):
+        snapshot.drop(storage, job.id, checkpoint.epoch)
+    files.delete_files(
+        storage, job.id, [(Path(disk.intermediate).name, disk.target.inode) for disk in raw]
+    )
     catalog.jobs.delete(job.id)
-    for directory in (storage / files.DIRECTORY / job.id, storage / "snapshots" / job.id):
-        if directory.is_dir() and not directory.is_symlink():
-            shutil.rmtree(directory)
 
 
 def scheduled_checkpoint(job: JobRow, now: float) -> CheckpointOrder | None:

@@ -41,6 +41,7 @@ from receiver.jobs.states import Action, after_action, outcome_of, releases_hold
 from receiver.session import Session
 from receiver.sessions import Sessions
 from receiver.shelf import Shelf
+from receiver.snapshot import sweep
 from receiver.views import job_view
 
 KEEP_REPORT_SECONDS = 10.0
@@ -184,7 +185,9 @@ class Manager:
         def apply(row: JobRow) -> JobRow:
             after_action(row.id, row.state, "set", held=row.held)
             spec = edited(row.spec, changes)
-            valid = None if spec.valid is None else row.created + spec.valid
+            valid = row.valid_until
+            if "valid" in changes:
+                valid = None if spec.valid is None else time.time() + spec.valid
             return _replace(row, spec=spec, name=spec.name or row.name, valid_until=valid)
 
         return await self.view(await self._change(text, apply))
@@ -361,6 +364,8 @@ class Manager:
 
         def repair(catalog: Catalog) -> None:
             for row in catalog.jobs.unfinished():
+                committed = [each.epoch for each in catalog.checkpoints.of_job(row.id)]
+                sweep(self.storage, row.id, committed)
                 state = after_restart(row.state)
                 if state != row.state:
                     catalog.jobs.save(_replace(row, state=state))

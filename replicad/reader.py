@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from protocol.errors import SOURCE_DISK_MISSING, SOURCE_DISK_READ, SOURCE_DISK_RESIZED
-from replicad.buffers import Buffer
+from protocol.link.buffers import Buffer
 
 BLKGETSIZE64 = 0x80081272
 BLKSSZGET = 0x1268

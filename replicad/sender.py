@@ -66,14 +66,14 @@ class Sender(threading.Thread):
         self._on_fault = on_fault
         self._window: SendWindow[Batch] = SendWindow(bytes_max=1 << 62, frames_max=1 << 30)
         self._window_lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stopping = threading.Event()
         self._fenced = True
 
     # --- the loop's side --------------------------------------------------------------------
 
     def stop(self) -> None:
         """Ask the thread to end; join it afterwards."""
-        self._stop.set()
+        self._stopping.set()
 
     def acknowledge(self, ack: Ack) -> list[Batch]:
         """The batches that an ack of this connection releases.
@@ -111,7 +111,7 @@ class Sender(threading.Thread):
         except Stopped:
             pass
         except Fault as fault:
-            if not self._stop.is_set():
+            if not self._stopping.is_set():
                 self._on_fault(fault)
         finally:
             plain.free()
@@ -176,9 +176,9 @@ class Sender(threading.Thread):
         self._fenced = True
 
     def _put(self, frame: memoryview) -> None:
-        send_all(self._sock, frame, self._stop.is_set)
+        send_all(self._sock, frame, self._stopping.is_set)
         self.wire_bytes += len(frame)
 
     def _wait(self, seconds: float) -> None:
-        if seconds > 0 and self._stop.wait(seconds):
+        if seconds > 0 and self._stopping.wait(seconds):
             raise Stopped

@@ -30,6 +30,9 @@ from replicad.sender import Sender
 WINDOW_BATCHES = 16384
 """Batches in flight over all connections: bounds the bookkeeping when batches are small."""
 
+RATE_BYTES = 8 << 20
+"""Bytes that a sweep must have sent to say anything about the rate."""
+
 JOIN_SECONDS = 30.0
 """A sender that reads a dying disk may not end; then the thread is left behind."""
 
@@ -39,6 +42,7 @@ class Transfer:
 
     Attributes:
         acked_bytes: logical bytes that were durably acknowledged in this transfer.
+        send_rate: bytes per second of the last sweep that was long enough to tell; 0 unknown.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Transfer:
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._ended = False
         self.acked_bytes = 0
+        self.send_rate = 0.0
 
     async def __aenter__(self) -> Transfer:
         try:
@@ -157,6 +162,7 @@ class Transfer:
         Raises:
             Fault: the transfer has failed; leave it.
         """
+        begun, before = self._loop.time(), self.acked_bytes
         drive = self._loop.create_task(self._feed.drive(refill))
         try:
             await asyncio.wait([drive, self._failed], return_when="FIRST_COMPLETED")
@@ -168,6 +174,9 @@ class Transfer:
         if self._failed.done():
             self._failed.result()
         drive.result()
+        seconds, sent = self._loop.time() - begun, self.acked_bytes - before
+        if sent >= RATE_BYTES:
+            self.send_rate = sent / seconds
 
     def _fail_from_thread(self, fault: Fault) -> None:
         self._loop.call_soon_threadsafe(self.fail, fault)

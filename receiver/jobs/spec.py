@@ -23,8 +23,8 @@ KEEP_MAX = 100
 DISKS_MAX = 256
 """Disks of one job; a bound for what is decoded, far above any server seen."""
 
-FREEZE_BUDGET_SECONDS_MAX = 60.0
-"""The longest freeze that may be asked for; past this, applications time out and fail over."""
+FREEZE_BUDGET_SECONDS_MAX = 600.0
+"""The longest freeze that may be asked for: room for a hook that copies a disk while frozen."""
 
 TEXT_MAX = 4096
 """Characters in a path or name (PATH_MAX of Linux)."""

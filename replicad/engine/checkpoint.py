@@ -178,17 +178,17 @@ class Checkpointer:
         freezer = Freezer(mounts, self._budget)
         locked = False
         try:
-            await run(freezer.prepare)
-            if self._disks.tracked:
-                # What the sync has just written would otherwise be read while frozen.
-                await self._disks.drain()
-                await run_pass(self._transfer, self._disks)
             frozen = Frozen(
                 self._disks, self._transfer, freezer, bool(mounts), with_filesystem, self._workers
             )
             await run(frozen.reserve)
             if mounts:
                 locked = (await run(lock_memory)).locked
+            await run(freezer.prepare)
+            if self._disks.tracked:
+                # What was written meanwhile, by the sync too, would else be read while frozen.
+                await self._disks.drain()
+                await run_pass(self._transfer, self._disks)
             return await self._inside(frozen)
         finally:
             if locked:

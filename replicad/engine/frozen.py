@@ -98,8 +98,9 @@ class Frozen:
         self._refuse_busy()
         if not self.disks.tracked:
             return
-        wanted = 2 * sum(disk.live_map.dirty_bytes for disk in self.disks.disks)
-        self._arena = Buffer(min(ARENA_MOST, max(ARENA_LEAST, wanted)))
+        wanted = 4 * sum(disk.live_map.dirty_bytes for disk in self.disks.disks)
+        most = max(ARENA_LEAST, min(ARENA_MOST, available_memory() // 8))
+        self._arena = Buffer(min(most, max(2 * ARENA_LEAST, wanted)))
         try:
             self._arena.lock()
         except CannotLockError:
@@ -114,30 +115,33 @@ class Frozen:
                 raise DISK_BUSY_UNMOUNTED.fault(path=disk.path, detail=reason)
             self._before[disk.path] = _stamp(disk.path)
 
-    def plan(self) -> list[Work]:
-        """Everything that is dirty now, in flight, with places in the reserved memory.
+    def fits_memory(self) -> bool:
+        """Whether what is dirty now can be read into memory in the time that is left.
 
         Raises:
-            LocalFault: FREEZE_TOO_LONG when it is more than fits into memory or time.
+            LocalFault: FREEZE_TOO_LONG when neither reading nor sending it would fit.
         """
         maps = [disk.live_map for disk in self.disks.disks]
         dirty = sum(held.dirty_bytes for held in maps)
         granules = sum(held.dirty_granules for held in maps)
-        rates = forecast.Rates(read=self.transfer.read_rate)
-        seconds = forecast.freeze_seconds(dirty, granules // 4, rates, fixed=0.0)
+        rates = forecast.Rates(read=self.transfer.read_rate, send=self.transfer.send_rate)
         assert self._arena is not None
+        fits = dirty + PAGE * len(maps) <= self._arena.size
+        if fits:
+            seconds = forecast.freeze_seconds(dirty, granules // 4, rates, fixed=0.0)
+        else:
+            seconds = dirty / rates.send if rates.send else float("inf")
         if self.mounted and seconds > self.freezer.remaining:
             raise FREEZE_TOO_LONG.fault(
                 forecast=seconds,
                 budget=self.freezer.budget,
                 detail=f"{dirty / 1e6:.1f} MB were written since the last pass",
             )
-        if dirty + PAGE * granules > self._arena.size and dirty > self._arena.size // 2:
-            raise FREEZE_TOO_LONG.fault(
-                forecast=seconds,
-                budget=self.freezer.budget,
-                detail=f"{dirty / 1e6:.1f} MB do not fit into the reserved memory",
-            )
+        return fits
+
+    def plan(self) -> list[Work]:
+        """Everything that is dirty now, in flight, with places in the reserved memory."""
+        assert self._arena is not None
         at = 0
         for disk in self.disks.disks:
             for batch in take_everything(disk.live_map, disk.number):
@@ -192,6 +196,10 @@ async def read_frozen(frozen: Frozen) -> Exact:
     """Drain, plan, read: with a tracker."""
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(frozen.workers, frozen.disks.drain_now)
+    if not frozen.fits_memory():
+        # More than memory was reserved for, but the line is fast enough: send it while frozen.
+        await run_pass(frozen.transfer, frozen.disks)
+        return frozen.exact()
     works = frozen.plan()
     reads = [
         frozen.workers.submit(frozen.read, works[start::READERS])
@@ -226,6 +234,14 @@ async def compare_frozen(frozen: Frozen) -> Exact:
             )
     await run_pass(frozen.transfer, frozen.disks)
     return frozen.exact()
+
+
+def available_memory() -> int:
+    """Bytes that the kernel thinks it could give out without swapping (proc(5), meminfo)."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _stamp(path: str) -> tuple[int, int, int]:

@@ -1,7 +1,7 @@
 """Learns which granules of a disk were written since it was last asked.
 
-``EbpfTracker`` does it in the kernel, ``NoTracker`` explains why that is impossible here. ``judge`` decides whether
-what was recorded while no daemon ran is complete.
+``EbpfTracker`` does it in the kernel, ``NoTracker`` explains why that is impossible here. ``judge``
+decides whether what was recorded while no daemon ran is complete.
 """
 
 from replicad.tracker.bitmap import granule_for

@@ -1,13 +1,14 @@
 """The shape of a disk's bitmap and how to read it.
 
-The kernel program marks a written range in bounded time whatever its length, because the bitmap is a hierarchy: level 0
-has a bit for each granule, level k a bit for each 64**k granules, and the last level is one 64-bit word. The levels lie
-behind each other in one array of little-endian words, each on a page boundary, followed by a summary with a bit for
-each page that holds a bit, so that reading an idle bitmap reads one page. The program only ever sets bits; this module
-expands the upper levels into level 0.
+The kernel program marks a written range in bounded time whatever its length, because the bitmap is
+a hierarchy: level 0 has a bit for each granule, level k a bit for each 64**k granules, and the last
+level is one 64-bit word. The levels lie behind each other in one array of little-endian words, each
+on a page boundary, followed by a summary with a bit for each page that holds a bit, so that reading
+an idle bitmap reads one page. The program only ever sets bits; this module expands the upper levels
+into level 0.
 
-Pure: values in, values out. ``mark`` is the kernel program's algorithm (``bpf/tracker.bpf.c``, ``mark_granules``) in
-Python; tests hold both to a naive model.
+Pure: values in, values out. ``mark`` is the kernel program's algorithm (``bpf/tracker.bpf.c``,
+``mark_granules``) in Python; tests hold both to a naive model.
 """
 
 from __future__ import annotations
@@ -22,20 +23,28 @@ type_words = NDArray[np.uint64]
 
 WORD_BITS = 64
 PAGE_WORDS = 512
-"""Words under one bit of the summary: 4 KiB, the page size of most machines. Larger pages are mapped whole."""
+"""Words under one bit of the summary: 4 KiB, the page size of most machines. Larger pages are
+mapped whole.
+"""
 CHUNK_WORDS = 64 * PAGE_WORDS
 """Words of level 0 handed on at a time: 256 KiB, the bits of 8 GiB of disk at 4 KiB granules."""
 MINIMUM_GRANULE = 4096
-"""Bytes. The block size of common filesystems; coarser granules send up to 15 times what changed (DESIGN, section 5)."""
+"""Bytes. The block size of common filesystems; coarser granules send up to 15 times what changed
+(DESIGN, section 5).
+"""
 MAXIMUM_LEVEL0 = 32 * 1024 * 1024
-"""Bytes of level 0: the bits of 1 TiB at 4 KiB granules. The kernel keeps two bitmaps per disk in memory."""
+"""Bytes of level 0: the bits of 1 TiB at 4 KiB granules. The kernel keeps two bitmaps per disk in
+memory.
+"""
 MAXIMUM_LEVELS = 6
 """LEVELS of the kernel program."""
 FULL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
 def granule_for(size: int) -> int:
-    """Returns the granule in bytes for a disk of size bytes: 4 KiB, doubled until level 0 fits MAXIMUM_LEVEL0."""
+    """Returns the granule in bytes for a disk of size bytes: 4 KiB, doubled until level 0 fits
+    MAXIMUM_LEVEL0.
+    """
     granule = MINIMUM_GRANULE
     while -(-size // granule) > MAXIMUM_LEVEL0 * 8:
         granule *= 2
@@ -52,7 +61,9 @@ class Level:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where everything lies in the bitmap of a disk with this many granules. All positions are in words."""
+    """Where everything lies in the bitmap of a disk with this many granules. All positions are in
+    words.
+    """
 
     granules: int
     levels: tuple[Level, ...]
@@ -62,7 +73,9 @@ class Geometry:
 
     @classmethod
     def of(cls, granules: int) -> Geometry:
-        """Lays out the bitmap of a disk of one granule or more. Raises ValueError for fewer, or for too many."""
+        """Lays out the bitmap of a disk of one granule or more. Raises ValueError for fewer, or for
+        too many.
+        """
         if granules < 1:
             raise ValueError("a disk without a granule has no bitmap")
         levels: list[Level] = []
@@ -76,14 +89,17 @@ class Geometry:
             bits = words
         if len(levels) > MAXIMUM_LEVELS:
             raise ValueError(
-                f"{granules} granules need {len(levels)} levels, the kernel program has {MAXIMUM_LEVELS}"
+                f"{granules} granules need {len(levels)} levels; the kernel program has "
+                f"{MAXIMUM_LEVELS}"
             )
         summary = Level(first, -(-first // (PAGE_WORDS * WORD_BITS)))
         return cls(granules, tuple(levels), summary, _page_end(first + summary.words))
 
     @property
     def upper(self) -> Level:
-        """The words of the levels above 0 together, padding included. Empty on a disk of up to 64 granules."""
+        """The words of the levels above 0 together, padding included. Empty on a disk of up to 64
+        granules.
+        """
         first = self.levels[1].first if len(self.levels) > 1 else self.summary.first
         return Level(first, self.summary.first - first)
 
@@ -105,7 +121,8 @@ def pages_set(geometry: Geometry, summary: type_words) -> NDArray[np.bool_]:
 
 
 def full_words(geometry: Geometry, upper: type_words) -> NDArray[np.bool_]:
-    """Returns for each word of level 0 whether an upper level says that all of its granules were written.
+    """Returns for each word of level 0 whether an upper level says that all of its granules were
+    written.
 
     ``upper`` is the content of ``geometry.upper``; it is not changed.
     """
@@ -122,7 +139,8 @@ def full_words(geometry: Geometry, upper: type_words) -> NDArray[np.bool_]:
 def chunks(
     geometry: Geometry, pages: NDArray[np.bool_], full: NDArray[np.bool_]
 ) -> Iterator[tuple[int, int]]:
-    """Yields [first, end) in words of level 0, at most CHUNK_WORDS each, that together cover all that is set.
+    """Yields [first, end) in words of level 0, at most CHUNK_WORDS each, that together cover all
+    that is set.
 
     ``pages`` comes from pages_set(), ``full`` from full_words() or is empty.
     """

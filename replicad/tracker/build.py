@@ -1,10 +1,12 @@
 """Compiles the tracker's BPF program.
 
-Runs when the package is built, never on the server that is copied: the object is position-independent of the kernel
-(CO-RE), so it travels in the wheel. The file imports nothing outside the standard library, because the build runs it
-before any dependency is installed: ``python replicad/tracker/build.py`` puts ``tracker.bpf.o`` beside its source.
+Runs when the package is built, never on the server that is copied: the object is
+position-independent of the kernel (CO-RE), so it travels in the wheel. The file imports nothing
+outside the standard library, because the build runs it before any dependency is installed: ``python
+replicad/tracker/build.py`` puts ``tracker.bpf.o`` beside its source.
 
-Needs clang, libbpf's headers (libbpf-dev) and the kernel's user headers (which every C compiler's libc package brings).
+Needs clang, libbpf's headers (libbpf-dev) and the kernel's user headers (which every C compiler's
+libc package brings).
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ def clang_version(clang: str) -> int:
 
 
 def include_directories() -> list[Path]:
-    """Returns where <asm/types.h> is on distributions that keep it out of /usr/include (Debian's multiarch)."""
+    """Returns where <asm/types.h> is on distributions that keep it out of /usr/include (Debian's
+    multiarch).
+    """
     triplet = sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu"
     candidates = [
         Path("/usr/include") / triplet,

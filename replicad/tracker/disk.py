@@ -1,4 +1,6 @@
-"""What sysfs says about a block device: is it a whole disk, how large, which medium, bio-based or not."""
+"""What sysfs says about a block device: is it a whole disk, how large, which medium, bio-based or
+not.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from pathlib import Path
 from replicad.tracker.errors import CannotTrack
 
 SECTOR = 512
-"""Bytes; the unit of sysfs and of the block layer's events, whatever the device's own sector size."""
+"""Bytes; the unit of sysfs and of the block layer's events, whatever the device's own sector size.
+"""
 SYS_DEV_BLOCK = Path("/sys/dev/block")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

@@ -1,10 +1,11 @@
 """The tracker: which granules of which disks were written, learned from the kernel.
 
-Programs in the kernel mark; this process only fetches. Everything that matters is pinned in bpffs, so marking goes on
-while no process runs, and the next one takes over. A drain
+Programs in the kernel mark; this process only fetches. Everything that matters is pinned in bpffs,
+so marking goes on while no process runs, and the next one takes over. A drain
 
 1. hands over what an interrupted predecessor left in the quiet bitmap of each disk,
-2. makes the other bitmap active for all disks, waits once until no program marks the old ones (quiet.py),
+2. makes the other bitmap active for all disks, waits once until no program marks the old ones
+(quiet.py),
 3. hands over each old one to the caller, who makes it durable, and only then clears it.
 
 So being killed anywhere loses nothing: a bit is in the kernel until the caller has it.
@@ -30,7 +31,9 @@ from replicad.tracker.slots import SlotTable
 
 REALTIME = Path("/sys/kernel/realtime")
 CONSISTENT_READS = 3
-"""Attempts to read two counters of which one may be ahead of the other for the length of an interrupt."""
+"""Attempts to read two counters of which one may be ahead of the other for the length of an
+interrupt.
+"""
 
 Sink = Callable[["TrackedDisk", int, NDArray[np.uint64]], None]
 
@@ -47,7 +50,9 @@ class TrackedDisk:
     granule: int
     """Bytes per bit."""
     token: str
-    """Changes whenever recording began anew: tracker replaced, disk resized or exchanged, untracked meanwhile."""
+    """Changes whenever recording began anew: tracker replaced, disk resized or exchanged, untracked
+    meanwhile.
+    """
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,15 @@ class DiskDrain:
     """What a drain says about one disk besides its bits."""
 
     misses: int
-    """Writes since the token was minted that may not have been recorded; cumulative. An increase is a gap."""
+    """Writes since the token was minted that may not have been recorded; cumulative. An increase is
+    a gap.
+    """
 
 
 class EbpfTracker:
-    """Tracks whole disks with the programs in ``bpf/tracker.bpf.c``. Methods may be called from any thread."""
+    """Tracks whole disks with the programs in ``bpf/tracker.bpf.c``. Methods may be called from any
+    thread.
+    """
 
     name = "ebpf"
 
@@ -78,19 +87,20 @@ class EbpfTracker:
     def open(cls, pin_dir: Path, runtime_dir: Path) -> EbpfTracker:
         """Takes over the pins in pin_dir, or loads, attaches and pins the programs.
 
-        ``runtime_dir`` is recorded as the owner; when it is gone, collect_garbage() removes the pins. Raises
-        TrackerUnavailable.
+        ``runtime_dir`` is recorded as the owner; when it is gone, collect_garbage() removes the
+        pins. Raises TrackerUnavailable.
         """
         try:
             library = Libbpf()
-            attached = load.open_pins(library, pin_dir, runtime_dir)
         except LibbpfError as error:
-            raise TrackerUnavailable(load.explain(error)) from error
+            raise TrackerUnavailable(f"{error.strerror} {error.log}".strip()) from error
+        attached = load.open_pins(library, pin_dir, runtime_dir)
         try:
             tracker = cls(library, attached, pin_dir)
             tracker._misses()
             tracker._table.repair()
         except (LibbpfError, OSError) as error:
+            pins.remove(pin_dir)  # programs that nobody can use shall not cost anything
             attached.close()
             raise TrackerUnavailable(f"the tracker's maps cannot be used: {error}") from error
         return tracker
@@ -103,8 +113,8 @@ class EbpfTracker:
     def track(self, path: str) -> TrackedDisk:
         """Begins or continues recording the writes to a whole disk.
 
-        A disk of which number, size and medium are the same keeps its token and its bits; otherwise it begins anew.
-        What was written before this returns is not recorded. Raises CannotTrack.
+        A disk of which number, size and medium are the same keeps its token and its bits; otherwise
+        it begins anew. What was written before this returns is not recorded. Raises CannotTrack.
         """
         device = block.inspect(path)
         with self._lock:
@@ -125,7 +135,9 @@ class EbpfTracker:
             return disk
 
     def untrack(self, disk: TrackedDisk) -> None:
-        """Ends recording of a disk and frees its bitmaps; nothing happens if its token is no longer current."""
+        """Ends recording of a disk and frees its bitmaps; nothing happens if its token is no longer
+        current.
+        """
         with self._lock:
             identity = self._current(disk)
             if identity is not None:
@@ -138,13 +150,14 @@ class EbpfTracker:
             return [self._describe(identity) for identity in self._table.used()]
 
     def drain(self, disks: Sequence[TrackedDisk], sink: Sink) -> dict[str, DiskDrain]:
-        """Hands over what was written to the disks, all at one instant: every write that had ended before the call
-        is in it, or in an earlier drain.
+        """Hands over what was written to the disks, all at one instant: every write that had ended
+        before the call is in it, or in an earlier drain.
 
-        ``sink(disk, first_word, words)``: bit i of words[w] is granule (first_word + w) * 64 + i. It is called only for
-        parts that hold something, and may be given the same granule more than once. Bits leave the kernel after every
-        call for that disk returned; if one raises, the exception comes out of here and this disk's bits, and those of
-        the disks after it, come again with the next drain. Returns the misses by path.
+        ``sink(disk, first_word, words)``: bit i of words[w] is granule (first_word + w) * 64 + i.
+        It is called only for parts that hold something, and may be given the same granule more than
+        once. Bits leave the kernel after every call for that disk returned; if one raises, the
+        exception comes out of here and this disk's bits, and those of the disks after it, come
+        again with the next drain. Returns the misses by path.
 
         Raises CannotTrack if a disk's token is not current. One caller at a time.
         """
@@ -182,7 +195,7 @@ class EbpfTracker:
         self._attached.close()
 
     def destroy(self) -> None:
-        """Ends tracking of all disks: detaches the programs, removes the pins and frees the memory."""
+        """Ends tracking of all disks: detaches the programs, unpins, frees the memory."""
         pins.remove(self._pin_dir)
         self.close()
 
@@ -223,8 +236,8 @@ class EbpfTracker:
     def _missed_by(self, hook: int) -> int:
         """Events on which both programs of a hook were skipped.
 
-        The understudy's count is read first: between the two reads it can only fall behind, so that each reading is
-        what was missed until then, or more; the smallest of a few is taken.
+        The understudy's count is read first: between the two reads it can only fall behind, so that
+        each reading is what was missed until then, or more; the smallest of a few is taken.
         """
         readings = []
         for _ in range(CONSISTENT_READS):

@@ -16,4 +16,6 @@ class TrackerUnavailable(Exception):
 
 
 class CannotTrack(TrackerUnavailable):
-    """This one disk cannot be tracked: no block device, a partition, no medium, no memory for its bitmap."""
+    """This one disk cannot be tracked: no block device, a partition, no medium, no memory for its
+    bitmap.
+    """

@@ -1,8 +1,8 @@
 """The maps that the kernel program and this package share, as ctypes structures.
 
-Mirrors ``bpf/tracker.bpf.c``; opening the pins compares the sizes with what the kernel holds. Raise LAYOUT whenever an
-older program's maps would be misread, or must not go on running: a daemon that finds pins of another layout replaces
-them, and every disk gets a new token.
+Mirrors ``bpf/tracker.bpf.c``; opening the pins compares the sizes with what the kernel holds. Raise
+LAYOUT whenever an older program's maps would be misread, or must not go on running: a daemon that
+finds pins of another layout replaces them, and every disk gets a new token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ FLAG_STACKED = 1
 
 
 class Slot(ctypes.Structure):
-    """One tracked disk. The kernel writes only the counters; what it reads is changed only while no program looks."""
+    """One tracked disk. The kernel writes only the counters; what it reads is changed only while no
+    program looks.
+    """
 
     _fields_ = (
         ("generation", ctypes.c_uint32),

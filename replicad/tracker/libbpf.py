@@ -1,7 +1,8 @@
 """The part of libbpf.so.1 that the tracker needs, through ctypes.
 
-libbpf 1.x keeps its ABI, so one binding serves Debian 12 (1.1) to today. libbpf explains failures only through its
-print callback; it is captured here, and the exception carries the last lines of it. Nothing is printed.
+libbpf 1.x keeps its ABI, so one binding serves Debian 12 (1.1) to today. libbpf explains failures
+only through its print callback; it is captured here, and the exception carries the last lines of
+it. Nothing is printed.
 
 All functions release the GIL while they run (ctypes.CDLL).
 """
@@ -190,11 +191,15 @@ class Libbpf:
         return os.dup(self._library.bpf_map__fd(self._find("map", loaded.handle, name)))
 
     def close(self, loaded: Object) -> None:
-        """Frees a loaded object's memory and its own descriptors; what is pinned or duplicated stays."""
+        """Frees a loaded object's memory and its own descriptors; what is pinned or duplicated
+        stays.
+        """
         self._library.bpf_object__close(loaded.handle)
 
     def attach(self, program: int) -> int:
-        """Attaches a tp_btf program to the tracepoint it was loaded for; returns the link's descriptor."""
+        """Attaches a tp_btf program to the tracepoint it was loaded for; returns the link's
+        descriptor.
+        """
         return self._check(self._library.bpf_raw_tracepoint_open(None, program), "attaching")
 
     # -- descriptors --
@@ -220,7 +225,7 @@ class Libbpf:
         return info.value_size, info.max_entries
 
     def recursion_misses(self, fd: int) -> int:
-        """Returns how many events the kernel skipped because the program was running. Linux 5.12."""
+        """Returns how many events the kernel skipped because the program was running."""
         info = _ProgInfo()
         if self._info(fd, info) < _ProgInfo.recursion_misses.offset + 8:
             raise self._failed("this kernel does not count missed BPF events", errno.EOPNOTSUPP)
@@ -229,7 +234,7 @@ class Libbpf:
     # -- maps --
 
     def create_words(self, name: str, words: int) -> int:
-        """Creates an array of 64-bit words that can be an inner map and can be mapped into memory."""
+        """Creates an array of 64-bit words that can be an inner map and be mapped to memory."""
         options = _MapCreateOpts(
             sz=ctypes.sizeof(_MapCreateOpts), map_flags=BPF_F_MMAPABLE | BPF_F_INNER_MAP
         )

@@ -6,13 +6,17 @@ import ctypes
 import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from replicad.tracker import build, pins
 from replicad.tracker.errors import TrackerUnavailable
 from replicad.tracker.layout import LAYOUT, PATH_MAX, VALUE_SIZES, Meta
 from replicad.tracker.libbpf import Libbpf, LibbpfError
+
+T = TypeVar("T")
 
 MINIMUM_KERNEL = (5, 12)
 """The first with atomic BPF operations and a count of missed events; vendors backport them."""
@@ -52,21 +56,29 @@ class Attached:
 
 
 def open_pins(library: Libbpf, directory: Path, runtime_dir: Path) -> Attached:
-    """Adopts the pins in directory, or replaces what cannot be adopted. Raises TrackerUnavailable."""
-    pins.ensure_bpffs(directory.parent)
-    held = pins.lock(directory, create=True)
+    """Adopts the pins in directory, or replaces them. Raises TrackerUnavailable."""
     try:
-        adopted = adopt(library, directory, held)
+        pins.ensure_bpffs(directory.parent)
+        held = pins.lock(directory, create=True)
+        adopted = _or_release(held, lambda: adopt(library, directory, held))
         if adopted:
             return adopted
-        pins.remove(directory)
+        _or_release(held, lambda: pins.remove(directory))
         os.close(held)
-        held = pins.lock(directory, create=True)
-        return load(library, directory, runtime_dir, held)
-    except BaseException as error:
+        anew = pins.lock(directory, create=True)
+        return _or_release(anew, lambda: load(library, directory, runtime_dir, anew))
+    except LibbpfError as error:
+        raise TrackerUnavailable(explain(error)) from error
+    except OSError as error:
+        raise TrackerUnavailable(f"the pins in {directory} cannot be used: {error}") from error
+
+
+def _or_release(held: int, step: Callable[[], T]) -> T:
+    """Gives the lock up if the step fails."""
+    try:
+        return step()
+    except BaseException:
         os.close(held)
-        if isinstance(error, LibbpfError):
-            raise TrackerUnavailable(explain(error)) from error
         raise
 
 
@@ -147,7 +159,8 @@ def _write_meta(library: Libbpf, attached: Attached, runtime_dir: Path) -> None:
 def choose_programs(arguments: dict[str, list[str]]) -> list[str]:
     """Returns the program of each hook whose argument positions fit this kernel's tracepoints.
 
-    ``arguments``: for each tracepoint the structures its arguments point to. Raises TrackerUnavailable.
+    ``arguments``: for each tracepoint the structures its arguments point to. Raises
+    TrackerUnavailable.
     """
     chosen = []
     for tracepoint, structure, prefix in HOOKS:

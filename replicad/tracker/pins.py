@@ -1,8 +1,9 @@
 """Where the tracker lives between processes: names in bpffs.
 
-A pin keeps a map, program or link alive when the process that made it ends. One directory per daemon, named after its
-runtime directory, so that several daemons run side by side. ``meta`` is pinned last and removed first: a directory
-without it is a start that was killed half-way, and worth nothing.
+A pin keeps a map, program or link alive when the process that made it ends. One directory per
+daemon, named after its runtime directory, so that several daemons run side by side. ``meta`` is
+pinned last and removed first: a directory without it is a start that was killed half-way, and worth
+nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ BPFFS = Path("/sys/fs/bpf")
 BPF_FS_MAGIC = 0xCAFE4A11
 PREFIX = "replicad-"
 LOCK_PATIENCE = 2.0
-"""Seconds to wait for another process to let go of the pins: a killed predecessor that is still exiting."""
+"""Seconds to wait for another process to let go of the pins: a killed predecessor that is still
+exiting.
+"""
 
 
 def pin_directory(runtime_dir: Path) -> Path:
@@ -54,8 +57,9 @@ def _is_bpffs(directory: Path) -> bool:
 def lock(directory: Path, create: bool, patience: float = LOCK_PATIENCE) -> int:
     """Makes this process the only one that drains; returns a descriptor that holds the lock.
 
-    Two drains at a time would clear what the other has not handed on. The lock ends with the process. Raises
-    TrackerUnavailable if another one holds it for longer than patience, FileNotFoundError if there are no pins.
+    Two drains at a time would clear what the other has not handed on. The lock ends with the
+    process. Raises TrackerUnavailable if another one holds it for longer than patience,
+    FileNotFoundError if there are no pins.
     """
     end = time.monotonic() + patience
     while True:
@@ -81,7 +85,8 @@ def lock(directory: Path, create: bool, patience: float = LOCK_PATIENCE) -> int:
 def remove(directory: Path) -> None:
     """Unpins everything in a directory that the caller has locked, and the directory.
 
-    Without pins the kernel detaches the programs and frees the maps as soon as no descriptor is open.
+    Without pins the kernel detaches the programs and frees the maps as soon as no descriptor is
+    open.
     """
     (directory / "meta").unlink(missing_ok=True)
     for pin in directory.iterdir():
@@ -105,9 +110,11 @@ def read_meta(library: Libbpf, directory: Path) -> Meta | None:
 
 
 def collect_garbage() -> list[Path]:
-    """Removes the pins of daemons whose runtime directory is gone, and of starts that were killed; returns them.
+    """Removes the pins of daemons whose runtime directory is gone, and of starts that were killed;
+    returns them.
 
-    A directory that a process has locked is in use and stays. Pins of a layout that this version does not know stay.
+    A directory that a process has locked is in use and stays. Pins of a layout that this version
+    does not know stay.
     """
     if not _is_bpffs(BPFFS):
         return []

@@ -1,17 +1,20 @@
 """Waiting until no program marks the bitmap that was active before a flip.
 
-It sits inside the freeze of the filesystems, so its latency is downtime. The kernel's own wait, a grace period of RCU
-(membarrier(MEMBARRIER_CMD_GLOBAL) or the update of an inner map), took 9 ms in the median and up to 160 ms where this
-was measured; docs/decisions/0011 has the figures. Programs therefore count themselves per CPU while they mark, and the
-wait looks until each CPU's count was zero once: microseconds. The argument is Dekker's: the program raises its count,
-then reads which bitmap is active; the drain flips, then reads the counts; with a full barrier between the two steps on
-both sides at least one sees the other. The program's barrier is its atomic increment, the drain's is
-membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED), used here for nothing but the full barrier that it executes on the caller's
-CPU (it returns early with one CPU online, where program order is enough).
+It sits inside the freeze of the filesystems, so its latency is downtime. The kernel's own wait, a
+grace period of RCU (membarrier(MEMBARRIER_CMD_GLOBAL) or the update of an inner map), took 9 ms in
+the median and up to 160 ms where this was measured; docs/decisions/0011 has the figures. Programs
+therefore count themselves per CPU while they mark, and the wait looks until each CPU's count was
+zero once: microseconds. The argument is Dekker's: the program raises its count, then reads which
+bitmap is active; the drain flips, then reads the counts; with a full barrier between the two steps
+on both sides at least one sees the other. The program's barrier is its atomic increment, the
+drain's is membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED), used here for nothing but the full barrier
+that it executes on the caller's CPU (it returns early with one CPU online, where program order is
+enough).
 
-Where that is refused, or a count stays up (a program preempted on a real-time kernel), the wait is RCU's. Every BPF
-program runs inside an RCU read-side critical section, and updating a map of maps returns after a grace period
-(kernel/bpf/syscall.c, maybe_wait_bpf_programs) also where membarrier refuses (nohz_full) or does nothing (one CPU).
+Where that is refused, or a count stays up (a program preempted on a real-time kernel), the wait is
+RCU's. Every BPF program runs inside an RCU read-side critical section, and updating a map of maps
+returns after a grace period (kernel/bpf/syscall.c, maybe_wait_bpf_programs) also where membarrier
+refuses (nohz_full) or does nothing (one CPU).
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ class Quiescence:
     """Knows when every program that began before now has ended."""
 
     def __init__(self, readers: NDArray[np.uint64], grace_period: Callable[[], None]) -> None:
-        """``readers``: each possible CPU's count, mapped. ``grace_period`` returns after an RCU grace period."""
+        """``readers``: each possible CPU's count, mapped. ``grace_period`` returns after an RCU
+        grace period.
+        """
         self._readers = readers
         self._grace_period = grace_period
         self._number = SYSCALL_MEMBARRIER.get(os.uname().machine)

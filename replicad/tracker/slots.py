@@ -1,7 +1,7 @@
 """The table of tracked disks in the kernel: taking a slot, giving it back, repairing after a kill.
 
-A slot is published in steps that a kill may interrupt anywhere: bitmaps, description, then the index by which programs
-find it. What is not in the index is not tracked, and repair() frees it.
+A slot is published in steps that a kill may interrupt anywhere: bitmaps, description, then the
+index by which programs find it. What is not in the index is not tracked, and repair() frees it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def device_number(major: int, minor: int) -> int:
 
 
 class SlotTable:
-    """Maps the shared tables; every method that changes a slot returns after no program uses the old one."""
+    """Maps the shared tables; every method that changes a slot returns after no program uses the
+    old one.
+    """
 
     def __init__(self, library: Libbpf, attached: Attached) -> None:
         self._library = library
@@ -73,7 +75,9 @@ class SlotTable:
         return next((identity for identity in self.used() if self.slots[identity].dev == dev), None)
 
     def take(self, device: BlockDevice, misses: int) -> int:
-        """Begins tracking a disk in a free slot and returns it. Raises CannotTrack if there is none, or no memory."""
+        """Begins tracking a disk in a free slot and returns it. Raises CannotTrack if there is
+        none, or no memory.
+        """
         identity = next((i for i in range(USABLE_SLOTS) if not self.slots[i].generation), None)
         if identity is None:
             raise CannotTrack(f"{device.path}: {USABLE_SLOTS} disks are being tracked already")

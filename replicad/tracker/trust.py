@@ -1,7 +1,8 @@
 """Whether the dirty map that was kept while nobody looked can be believed.
 
-A restart is trusted if the kernel is the same boot, tracks the same disk under the same token, and has not missed an
-event meanwhile. Anything else is a gap, and a gap is never called clean (DESIGN, promise 4): the next pass compares.
+A restart is trusted if the kernel is the same boot, tracks the same disk under the same token, and
+has not missed an event meanwhile. Anything else is a gap, and a gap is never called clean (DESIGN,
+promise 4): the next pass compares.
 
 Pure: the caller brings both states.
 """
@@ -41,7 +42,9 @@ Trust = Trusted | Suspect
 
 
 def judge(stored: TrackingState | None, current: TrackingState) -> Trust:
-    """Compares what was stored with what is; the first difference, in order of consequence, is the reason."""
+    """Compares what was stored with what is; the first difference, in order of consequence, is the
+    reason.
+    """
     if stored is None:
         return Suspect("nothing is known of what was written before tracking began")
     if stored.boot_id != current.boot_id:

@@ -1,11 +1,13 @@
 """Reading and clearing the kernel's bitmaps through short-lived memory mappings.
 
-A mapping of a BPF array puts every page of it into the process at once, and each counts as resident. So nothing large
-stays mapped: a drain maps one chunk at a time, and only chunks of which the summary says that they hold something.
+A mapping of a BPF array puts every page of it into the process at once, and each counts as
+resident. So nothing large stays mapped: a drain maps one chunk at a time, and only chunks of which
+the summary says that they hold something.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,10 +38,8 @@ def words(fd: int, first: int, end: int) -> Iterator[Words]:
         yield view
     finally:
         del view
-        try:
+        with contextlib.suppress(BufferError):  # a traceback holds the view; the collector unmaps
             mapped.close()
-        except BufferError:  # a traceback still holds the view; the collector unmaps
-            pass
 
 
 class KernelBitmap:
@@ -52,8 +52,9 @@ class KernelBitmap:
     def hand_over(self, sink: Callable[[int, Words], None]) -> None:
         """Gives all that is marked to sink(first_word, words) and then clears it.
 
-        The words are copies. Nothing is cleared before the last sink call returned, and the summary is cleared last, so
-        that being killed, or an exception of sink, at any point leaves all that was not handed on for the next time.
+        The words are copies. Nothing is cleared before the last sink call returned, and the summary
+        is cleared last, so that being killed, or an exception of sink, at any point leaves all that
+        was not handed on for the next time.
         """
         geometry = self.geometry
         summary = geometry.summary
@@ -67,7 +68,9 @@ class KernelBitmap:
         parts = list(bitmap.chunks(geometry, pages, full))
         for first, end in parts:
             part = self._read(pages, full, first, end)
-            if part.any():  # after a kill while clearing, the summary may promise more than there is
+            if (
+                part.any()
+            ):  # after a kill while clearing, the summary may promise more than there is
                 sink(first, part)
         self._clear(pages, parts, upper_marked)
 

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from replicad.buffers import BufferPool, LockedArena
+from protocol.link.buffers import BufferPool, LockedArena
 from replicad.dirtymap import Batch
 from replicad.inflight import InFlight, Stopped, Window
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.errors import LocalFault
-from replicad.buffers import Buffer
+from protocol.link.buffers import Buffer
 from replicad.reader import ATTEMPTS, DiskReader
 
 if TYPE_CHECKING:
