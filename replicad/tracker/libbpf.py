@@ -73,6 +73,7 @@ class _BtfParam(ctypes.Structure):
 
 
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_callbacks: list[Any] = []
 _PTR, _INT, _U32, _STR, _SIZE = (
     ctypes.c_void_p,
     ctypes.c_int,
@@ -127,8 +128,10 @@ class Libbpf:
         self._vsnprintf = ctypes.CDLL(None).vsnprintf
         self._vsnprintf.argtypes = [_PTR, _SIZE, _STR, _PTR]
         self._log: deque[str] = deque(maxlen=LOG_LINES)
-        self._callback = _PRINT(self._print)  # must outlive every call
-        self._library.libbpf_set_print(self._callback)
+        callback = _PRINT(self._print)
+        _callbacks.append(callback)  # libbpf keeps the pointer until the next one is set
+        self._library.libbpf_set_print(callback)
+        del _callbacks[:-1]
 
     def _print(self, level: int, template: bytes, arguments: int) -> int:
         if level < 2:  # LIBBPF_WARN, LIBBPF_INFO

@@ -65,21 +65,29 @@ def lock(directory: Path, create: bool, patience: float = LOCK_PATIENCE) -> int:
     while True:
         if create:
             directory.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_ino == os.stat(directory).st_ino:
-                return fd
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            pass  # removed between open and lock: begin again
-        except BlockingIOError:
-            if time.monotonic() > end:
-                os.close(fd)
-                raise TrackerUnavailable(
-                    f"another process uses the tracker in {directory}"
-                ) from None
-            time.sleep(0.02)
+            if create:
+                continue  # collected between the two calls
+            raise
+        if _lock_current(fd, directory):
+            return fd
         os.close(fd)
+        if time.monotonic() > end:
+            raise TrackerUnavailable(f"another process uses the tracker in {directory}")
+        time.sleep(0.02)
+
+
+def _lock_current(fd: int, directory: Path) -> bool:
+    """Locks an open directory; False if another process has it, or it is no longer the one of that
+    name.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(fd).st_ino == directory.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def remove(directory: Path) -> None:

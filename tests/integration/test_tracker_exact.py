@@ -1,4 +1,4 @@
-"""What is drained is what was written: compared with the bytes before and after, on real devices."""
+"""What is drained is what was written: the bytes before and after decide, on real devices."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ def test_buffered_writes(bench: Bench) -> None:
         ranges = []
         fd = os.open(bench.device, os.O_RDWR)
         for _ in range(20):
-            offset, length = bench.random.randrange(SIZE - 100_000), bench.random.randrange(1, 100_000)
+            offset, length = (
+                bench.random.randrange(SIZE - 100_000),
+                bench.random.randrange(1, 99_999),
+            )
             os.pwrite(fd, bench.random.randbytes(length), offset)
             ranges.append((offset, length))
         os.fsync(fd)
@@ -118,7 +121,9 @@ def test_holes_punched_into_the_device(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_filesystem_churn(tmp_path: Path, kind: str) -> None:
-    """Many small files made, changed, renamed, removed; every differing byte is in a marked granule."""
+    """Many small files made, changed, renamed, removed; every differing byte is in a marked
+    granule.
+    """
     image, size = tmp_path / "image", {"ext4": 64, "xfs": 320}[kind] * MIB
     chosen = random.Random(7)
     with loop_device(image, size) as device, tracker_at(tmp_path / "run") as tracker:
@@ -152,7 +157,8 @@ def churn(root: Path, chosen: random.Random, round_: int) -> None:
 
 def test_partitions_are_disk_relative(tmp_path: Path) -> None:
     image, start = tmp_path / "image", 2048 * 512 + 512 * 3
-    with loop_device(image, 64 * MIB, "--partscan") as device, tracker_at(tmp_path / "run") as tracker:
+    loop = loop_device(image, 64 * MIB, "--partscan")
+    with loop as device, tracker_at(tmp_path / "run") as tracker:
         run("addpart", device, "1", str(start // 512), "60000")  # no partition table, no udev
         disk = tracker.track(device)
         drained(tracker, disk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import random
@@ -10,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ class Writers:
 
 
 def test_drains_beside_writers_lose_nothing(tmp_path: Path) -> None:
-    """In each generation all that was written is in the union of its drains, and nothing else is."""
+    """In each generation all that was written is in its drains, and nothing else is."""
     with loop_device(tmp_path / "image", SIZE) as device, tracker_at(tmp_path / "run") as tracker:
         disk = tracker.track(device)
         for _ in range(4):
@@ -102,13 +103,15 @@ def test_a_marker_that_began_before_the_flip_is_waited_for(
         assert drained(tracker, disk).nonzero()[0].tolist() == [7]
 
 
-def test_a_marker_in_progress_blocks_the_drain(tmp_path: Path) -> None:
+def test_a_marker_in_progress_blocks_the_drain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The count of markers on a CPU is honoured; only an RCU grace period overrides it."""
     with loop_device(tmp_path / "image", SIZE) as device, tracker_at(tmp_path / "run") as tracker:
         disk = tracker.track(device)
         drained(tracker, disk)
         allowed = threading.Event()
-        tracker._table.quiescence._grace_period = lambda: allowed.wait(30) or None
+        monkeypatch.setattr(tracker._table.quiescence, "_grace_period", lambda: allowed.wait(30))
         readers = tracker._table._readers
         readers[0] += np.uint64(1)  # no I/O of ours runs now; other disks leave this word alone
         drain = threading.Thread(target=tracker.drain, args=([disk], lambda *_: None))
@@ -223,7 +226,8 @@ def test_killed_between_any_two_steps_of_a_drain(
             for offset, length in written:
                 direct.write(offset, os.urandom(length))
             seen, left = Seen(disk), step
-            def counting(fd: int, first: int, end: int, _real: Callable = words) -> object:
+
+            def counting(fd: int, first: int, end: int, _real: Any = words) -> object:
                 nonlocal left
                 if not left:
                     raise Killed
@@ -231,10 +235,8 @@ def test_killed_between_any_two_steps_of_a_drain(
                 return _real(fd, first, end)
 
             monkeypatch.setattr("replicad.tracker.window.words", counting)
-            try:
+            with contextlib.suppress(Killed):
                 tracker.drain([disk], seen)
-            except Killed:
-                pass
             monkeypatch.undo()
             tracker.close()
             heir = EbpfTracker.open(pin_directory(runtime), runtime)
@@ -253,12 +255,14 @@ def test_beside_other_bpf_programs_nothing_is_missed(tmp_path: Path) -> None:
         "tracepoint:block:* { @b[probe] = count(); } "
         "tracepoint:sched:sched_switch, tracepoint:sched:sched_wakeup { @s[comm] = count(); }"
     )
-    mounts = "mount -t tracefs none /sys/kernel/tracing 2>/dev/null; exec bpftrace -e \"$0\""
+    mounts = 'mount -t tracefs none /sys/kernel/tracing 2>/dev/null; exec bpftrace -e "$0"'
     with loop_device(tmp_path / "image", SIZE) as device, tracker_at(tmp_path / "run") as tracker:
         disk = tracker.track(device)
         beside = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", mounts, script],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert beside.stdout is not None
         try:
@@ -274,12 +278,16 @@ def test_beside_other_bpf_programs_nothing_is_missed(tmp_path: Path) -> None:
         finally:
             beside.send_signal(signal.SIGINT)
             report = beside.communicate()[0]
-        assert "block_rq_complete" in report, "the other program saw nothing, so this proved nothing"
+        assert "block_rq_complete" in report, (
+            "the other program saw nothing, so this proved nothing"
+        )
         assert np.array_equal(seen.granules, writers.written)
 
 
 def stale_after_copying(tracker: EbpfTracker, device: str, disk: TrackedDisk) -> int:
-    """Copies a disk by its drains while every MiB of it is written once; returns how many MiB of the copy are old."""
+    """Copies a disk by its drains while every MiB of it is written once; returns how many MiB of
+    the copy are old.
+    """
     places = 96
     direct, copy = Direct(device, MIB), np.zeros((places, MIB), np.uint8)
     reader, buffer = os.open(device, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, MIB)
@@ -295,7 +303,7 @@ def stale_after_copying(tracker: EbpfTracker, device: str, disk: TrackedDisk) ->
     def copy_dirty() -> None:
         seen = Seen(disk)
         tracker.drain([disk], seen)
-        for place in seen.granules.reshape(SIZE // MIB, -1).any(axis=1).nonzero()[0]:
+        for place in np.flatnonzero(seen.granules.reshape(SIZE // MIB, -1).any(axis=1)):
             copy[place] = read(int(place))
 
     writer = threading.Thread(target=write)
@@ -313,8 +321,8 @@ def stale_after_copying(tracker: EbpfTracker, device: str, disk: TrackedDisk) ->
 def test_a_write_in_flight_at_a_drain_is_marked_again(tmp_path: Path) -> None:
     """On a bio-based disk, whose completion does not say what was written.
 
-    Without the mark at completion, a block that was drained and read while its write was in flight stays old in the
-    copy. The second half shows that this test sees exactly that.
+    Without the mark at completion, a block that was drained and read while its write was in flight
+    stays old in the copy. The second half shows that this test sees exactly that.
     """
     with zram_device(SIZE) as device, tracker_at(tmp_path / "run") as tracker:
         disk = tracker.track(device)

@@ -1,4 +1,6 @@
-"""Real block devices for tests, and what was written to them; everything made here is undone on the way out."""
+"""Real block devices for tests, and what was written to them; everything made here is undone on the
+way out.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ def content(image: Path) -> NDArray[np.uint8]:
     return np.fromfile(image, np.uint8)
 
 
-def differing(before: NDArray[np.uint8], after: NDArray[np.uint8], granule: int) -> NDArray[np.bool_]:
+def differing(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], granule: int
+) -> NDArray[np.bool_]:
     """Which granules differ byte for byte; the last may be short."""
     differ = before.view(np.uint64) != after.view(np.uint64)
     return np.logical_or.reduceat(differ, np.arange(0, differ.size, granule // 8))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -77,7 +79,7 @@ def test_the_parts_do_not_overlap(count: int) -> None:
     geometry = Geometry.of(count)
     parts = [*geometry.levels, geometry.summary]
     assert all(part.first % bitmap.PAGE_WORDS == 0 for part in parts)
-    for one, following in zip(parts, parts[1:], strict=False):
+    for one, following in itertools.pairwise(parts):
         assert one.first + one.words <= following.first
     assert geometry.summary.first + geometry.summary.words <= geometry.words
     assert geometry.summary.words * 64 * bitmap.PAGE_WORDS >= geometry.summary.first
