@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -102,6 +103,20 @@ def test_the_unit_keeps_what_the_daemon_relies_on(daemon: str) -> None:
 def test_the_thawing_watchdog_is_not_killed_with_the_daemon() -> None:
     unit = settings((UNITS / "replicad.service").read_text())
     assert unit["KillMode"] == ["control-group"]
+
+
+def test_what_both_left_frozen_is_thawed_by_the_interpreter_of_the_daemon(tmp_path: Path) -> None:
+    unit = settings((UNITS / "replicad.service").read_text())
+    (line,) = unit["ExecStopPost"]
+    daemon, record = tmp_path / "replicad", tmp_path / "frozen.json"
+    daemon.write_text(f"#!{sys.executable}\n")
+    record.write_text("[]")
+    # what systemd makes of the line: no prefix, one dollar, no quotes around the argument
+    script = line.removeprefix("-/bin/sh -c '").removesuffix("'").replace("$$", "$")
+    script = script.replace("/usr/bin/replicad", str(daemon))
+    script = script.replace("/run/replicad/frozen.json", str(record))
+    subprocess.run(["/bin/sh", "-c", script], check=True, cwd=ROOT, timeout=30)
+    assert not record.exists()
 
 
 def test_the_source_stays_in_the_mount_namespace_of_the_server() -> None:
