@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from demo.stage import record_process, run
+from demo.stage import loops, record_process, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,9 @@ def loop_disk(place: Path, size: int) -> Iterator[tuple[str, Path]]:
             run("fsfreeze", "--unfreeze", mount, check=False)
             run("umount", mount)
     finally:
-        run("losetup", "--detach", device)
+        # asked anew: a number that somebody else freed may be another one's disk by now
+        for own in loops(place):
+            run("losetup", "--detach", own)
 
 
 def image_disk(place: Path, size: int) -> str:

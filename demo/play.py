@@ -109,14 +109,16 @@ def play(place: Path, size: int, screen: Screen, *, root: bool) -> bool:
         undo.enter_context(running(receiver))
         undo.enter_context(running(replicad))
         try:
-            return _scenes(place, size, screen, receiver, replicad)
+            return _scenes(place, size, screen, receiver, replicad, root=root)
         except CommandFailed:
             for program in (receiver, replicad):
                 screen.step(f"the end of {program.name}'s log:\n{tail(program.log)}")
             raise
 
 
-def _scenes(place: Path, size: int, screen: Screen, receiver: Program, replicad: Program) -> bool:
+def _scenes(
+    place: Path, size: int, screen: Screen, receiver: Program, replicad: Program, *, root: bool
+) -> bool:
     code = receiver.ask("activation", "create")["code"]
     address = (place / "address").read_text()
     replicad.ask("enroll", "-", "--receiver", address, given=f"{code}\n")
@@ -130,7 +132,8 @@ def _scenes(place: Path, size: int, screen: Screen, receiver: Program, replicad:
         job = act.since_now()
         screen.step(f"complete, tracked by {job['disks'][0]['tracker']}; three checkpoints follow")
         rows = []
-        for number in range(CHECKPOINTS + 1):
+        # an image is not frozen at all, so there is nothing to see without the witness
+        for number in range(CHECKPOINTS + root):
             witness = number < CHECKPOINTS
             if not witness:
                 hooks.remove_witness(place)

@@ -113,7 +113,7 @@ def clear(place: Path) -> None:
             os.kill(pid, signal.SIGKILL)
     for mount in _mounts(place):
         _unmount(mount)
-    for device in _loops(place):
+    for device in loops(place):
         run("losetup", "--detach", device, check=False)
     shutil.rmtree(place)
     # only now: the tracker's pins are garbage when the runtime directory of their daemon is gone
@@ -135,7 +135,7 @@ def _mounts(place: Path) -> list[str]:
     return [point for point in reversed(points) if point.startswith(f"{place}/")]
 
 
-def _loops(place: Path) -> list[str]:
+def loops(place: Path) -> list[str]:
     """Loop devices whose backing file is under ``place``."""
     found = []
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):

@@ -35,7 +35,7 @@ def assert_nothing_is_left(text: str) -> None:
     place = Path(found[0])
     assert not place.exists()
     assert str(place) not in Path("/proc/self/mountinfo").read_text()
-    assert stage._loops(place) == []
+    assert stage.loops(place) == []
     assert not pin_directory(place / "replicad-run").exists()
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:

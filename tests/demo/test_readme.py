@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -20,7 +21,7 @@ TREE = Path(__file__).parents[2]
 GUIDES = [TREE / "README.md", TREE / "docs/operations.md", TREE / "docs/architecture.md"]
 PROGRAMS = {"receiver": receiver.cli.program, "replicad": replicad.cli.program}
 TOPS = (".", "replicad", "receiver", "demo", "protocol", "protocol/local")
-CONFIGS = [receiver.config.Config, replicad.config.Config]
+CONFIGS: list[Any] = [receiver.config.Config, replicad.config.Config]
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)

@@ -36,7 +36,7 @@ def using(place: Path) -> list[str]:
             continue
         if str(place).encode() in words:
             found.append(words.decode(errors="replace"))
-    return found + stage._loops(place)
+    return found + stage.loops(place)
 
 
 def test_a_directory_that_is_in_use_is_left_alone(
@@ -77,7 +77,7 @@ def test_a_loop_disk_is_undone(tmp_path: Path) -> None:
     with stage.directory(tmp_path) as place:
         with loop_disk(place, SIZE) as (device, mount):
             assert mount.is_mount()
-            assert stage._loops(place) == [device]
+            assert stage.loops(place) == [device]
         assert using(place) == []
 
 
