@@ -67,6 +67,12 @@ def seconds(value: float | None) -> str:
     return f"{value:.1f}s" if 0 < value < 10 else format_duration(round(value))
 
 
+def instant(value: str | None) -> Text:
+    """An RFC 3339 instant to the second: people do not read microseconds."""
+    whole, dot, fraction = (value or "").partition(".")
+    return plain(whole + fraction.lstrip("0123456789") if dot else value)
+
+
 def milliseconds(value: float) -> str:
     """How long a freeze was: ``0.0834`` -> ``83 ms``."""
     return f"{value * 1000:.0f} ms"
@@ -138,8 +144,8 @@ def job(view: JobView) -> RenderableType:
         ("limit", Text(f"{format_limit(view.bandwidth)}, compression {view.compress}")),
         ("freeze", Text(f"at most {format_duration(view.freeze_budget)}")),
         ("schedule", Text(_schedule(view))),
-        ("created", plain(view.created)),
-        ("valid until", plain(view.valid_until)),
+        ("created", instant(view.created)),
+        ("valid until", instant(view.valid_until)),
     ]
     return Group(
         _facts(rows), *_error(view.error), Text(), disks(view.disks), *_checkpoint(view.checkpoint)
@@ -163,7 +169,7 @@ def _progress(view: JobView | JobStatus) -> list[tuple[str, RenderableType]]:
 def _schedule(view: JobView) -> str:
     if view.every is None:
         return "continuous"
-    return f"every {format_duration(view.every)}, keeps {view.keep}, next {view.next_sync or NONE}"
+    return f"every {format_duration(view.every)}, keeps {view.keep}, next {instant(view.next_sync)}"
 
 
 def _error(error: ErrorInfo | None) -> list[RenderableType]:
@@ -175,7 +181,7 @@ def _error(error: ErrorInfo | None) -> list[RenderableType]:
 def _checkpoint(view: CheckpointView | None) -> list[RenderableType]:
     if view is None:
         return []
-    sentence = f"checkpoint {view.epoch} ({view.consistency}) of {view.taken}, frozen "
+    sentence = f"checkpoint {view.epoch} ({view.consistency}) of {instant(view.taken)}, frozen "
     kept = f": {view.preserved}" if view.preserved else ""
     return [Text(), plain(f"{sentence}{milliseconds(view.frozen_seconds)}{kept}")]
 
@@ -201,7 +207,8 @@ def disks(views: Sequence[DiskView]) -> RenderableType:
 def checkpoint(view: CheckpointResult) -> RenderableType:
     """``job checkpoint --wait`` and ``job cutover --wait``."""
     held = "; the intermediate disks are held until 'job resume'" if view.held else ""
-    kept = f"; {view.preserved}" if view.preserved else ""
+    # held and not preserved, the daemon's sentence would say the same again
+    kept = f"; {view.preserved}" if view.preserved and (view.snapshot or not held) else ""
     return plain(
         f"checkpoint {view.epoch}: {view.consistency}, frozen {milliseconds(view.frozen_seconds)}"
         f"{kept}{held}"
@@ -213,7 +220,9 @@ def checkpoint(view: CheckpointResult) -> RenderableType:
 
 def activation(view: ActivationView) -> RenderableType:
     """``activation create``: the code alone on its line, to be copied."""
-    return Group(plain(view.code), Text(f"valid until {view.expires}, {view.uses} use(s)", "dim"))
+    return Group(
+        plain(view.code), Text(f"valid until {instant(view.expires)}, {view.uses} use(s)", "dim")
+    )
 
 
 def activations(rows: Sequence[ActivationRow]) -> RenderableType:
@@ -223,7 +232,11 @@ def activations(rows: Sequence[ActivationRow]) -> RenderableType:
     table = _table("label", "used", "of", "created", "expires", right=("used", "of"))
     for row in rows:
         table.add_row(
-            plain(row.label), str(row.used), str(row.uses), plain(row.created), plain(row.expires)
+            plain(row.label),
+            str(row.used),
+            str(row.uses),
+            instant(row.created),
+            instant(row.expires),
         )
     return table
 
@@ -238,7 +251,7 @@ def sources(views: Sequence[SourceView]) -> RenderableType:
             plain(view.name),
             Text("yes", "green") if view.connected else Text("no", "yellow"),
             plain(view.address),
-            plain(view.last_seen),
+            instant(view.last_seen),
             str(len(view.disks)),
             plain(view.job),
         )
@@ -251,8 +264,8 @@ def source(view: SourceView) -> RenderableType:
         ("source", plain(view.name)),
         ("connected", Text("yes" if view.connected else "no")),
         ("address", plain(view.address)),
-        ("enrolled", plain(view.enrolled)),
-        ("last seen", plain(view.last_seen)),
+        ("enrolled", instant(view.enrolled)),
+        ("last seen", instant(view.last_seen)),
         ("software", plain(view.software)),
         ("certificate", plain(view.certificate)),
         ("job", plain(view.job)),
@@ -307,6 +320,8 @@ def status(view: SourceStatus) -> RenderableType:
         receiver = "not enrolled: 'replicad enroll CODE --receiver HOST'"
     else:
         receiver = f"{view.receiver or NONE}, {'' if view.connected else 'not '}connected"
+        if view.sentence and not view.connected:
+            receiver += f": {view.sentence}"
     tracker = view.tracker.name + (f", {view.tracker.misses} missed" if view.tracker.misses else "")
     if view.tracker.sentence:
         tracker += f": {view.tracker.sentence}"
@@ -316,7 +331,7 @@ def status(view: SourceStatus) -> RenderableType:
         ("tracker", plain(tracker)),
     ]
     if view.job is None:
-        return Group(_facts([*rows, ("job", plain(view.sentence or "none"))]))
+        return Group(_facts([*rows, ("job", plain("none"))]))
     rows.append(("job", plain(f"{view.job.name} ({view.job.id})")))
     rows += _progress(view.job)
     rows.append(("limit", Text(format_limit(view.job.bandwidth))))

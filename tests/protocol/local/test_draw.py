@@ -91,6 +91,24 @@ def test_what_is_not_known_is_a_dash() -> None:
     assert text.splitlines()[1].split()[-2:] == ["-", "-"]
 
 
+@pytest.mark.parametrize(
+    ("value", "drawn_as"),
+    [
+        ("2026-11-22T04:05:06.120034Z", "2026-11-22T04:05:06Z"),
+        ("2026-11-22T04:05:06Z", "2026-11-22T04:05:06Z"),
+        ("2026-11-22T04:05:06.5+01:00", "2026-11-22T04:05:06+01:00"),
+        (None, "-"),
+    ],
+)
+def test_instants_are_drawn_to_the_second(value: str | None, drawn_as: str) -> None:
+    assert draw.instant(value).plain == drawn_as
+
+
+def test_status_says_why_there_is_no_connection() -> None:
+    lost = {**answers.STATUS, "connected": False, "sentence": "no route"}
+    assert "not connected: no route" in printed(drawn(lost, "status"))
+
+
 @given(st.integers(0, 1 << 60), st.integers(0, 1 << 60))
 def test_a_bar_is_full_only_at_the_end(done: int, total: int) -> None:
     text = draw.bar(done, total).plain
