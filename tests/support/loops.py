@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +65,20 @@ def mounted(device: str, where: Path, kind: str | None = None) -> Iterator[Path]
     try:
         yield where
     finally:
-        run("umount", where)
+        _unmount(where)
+
+
+def _unmount(where: Path, seconds: float = 10.0) -> None:
+    """Unmount; a process that was just killed may still hold the mount for a moment."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            run("umount", where)
+            return
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager
