@@ -8,27 +8,21 @@ would: everything is undone in reverse order, and a second signal does not distu
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING
 
-from demo import stage
+from demo import signals, stage
 from demo.daemons import CommandFailed
 from demo.play import play
 from demo.show import Screen
 from protocol.units import parse_size
 
-if TYPE_CHECKING:
-    from types import FrameType
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SMALLEST = 64 << 20
+SMALLEST = 128 << 20
+"""Room for the content, the load and the journal of the filesystem."""
 
 
 def main() -> int:
     """Run the demo; its exit code."""
-    for number in SIGNALS:
-        signal.signal(number, _end)
+    signals.catch()
     screen = Screen()
     root = os.geteuid() == 0 and "image" not in sys.argv[1:]
     try:
@@ -39,7 +33,7 @@ def main() -> int:
             try:
                 identical = play(place, size, screen, root=root)
             finally:
-                _ignore()
+                signals.ignore()
     except (CommandFailed, RuntimeError, ValueError, OSError) as error:
         screen.step(f"failed: {error}")
         return 1
@@ -51,17 +45,6 @@ def main() -> int:
         )
     screen.console.print("identical" if identical else "DIFFERENT")
     return 0 if identical else 1
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    """Unwind from where we are; what undoes things must not be interrupted in turn."""
-    _ignore()
-    raise SystemExit(128 + number)
-
-
-def _ignore() -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from demo.signals import undisturbed
 from demo.stage import PATIENCE_SECONDS, record_process
 from protocol.admin.client import AdminClient
 from protocol.errors import Fault
@@ -134,7 +135,7 @@ def running(program: Program) -> Iterator[None]:
         CommandFailed: it did not start; the text ends with its log.
     """
     place = program.config.parent
-    with open(program.log, "wb") as output:
+    with open(program.log, "wb") as output, undisturbed():
         process = subprocess.Popen(
             program.command("run"),
             stdin=subprocess.DEVNULL,
@@ -144,7 +145,7 @@ def running(program: Program) -> Iterator[None]:
             start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-    record_process(place, process.pid)
+        record_process(place, process.pid)
     try:
         _wait_for(program, process)
         yield

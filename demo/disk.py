@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from demo.signals import undisturbed
 from demo.stage import loops, record_process, run
 
 if TYPE_CHECKING:
@@ -80,23 +81,30 @@ def busy(place: Path, kind: str, target: Path) -> Iterator[str]:
     elif shutil.which("fio"):
         commands.append(_fio(target))
         sentence += f", and fio with {FIO_IOPS} random 4 KiB writes a second"
+    processes: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as undo:
         for command in commands:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                cwd=Path(__file__).parent.parent,
-            )
-            record_process(place, process.pid)
-            undo.callback(process.wait)
-            undo.callback(process.kill)
+            with undisturbed():
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                    cwd=Path(__file__).parent.parent,
+                )
+                processes.append(process)
+                record_process(place, process.pid)
+                undo.callback(process.wait)
+                undo.callback(process.kill)
         yield sentence
+        # a load that ended early (a full disk, say) would make the comparison an easy one
+        for process in processes:
+            if process.poll() is not None:
+                raise RuntimeError(f"{process.args!r} ended before the demo did")
 
 
 def _fio(mount: Path) -> list[str]:
-    job = "--name=demo --rw=randwrite --bs=4k --size=32m --ioengine=psync --thread --time_based"
+    job = "--name=demo --rw=randwrite --bs=4k --size=16m --ioengine=psync --thread --time_based"
     return ["fio", *job.split(), "--runtime=3600", "--fsync=64", f"--rate_iops={FIO_IOPS}",
             f"--filename={mount / 'fio'}", "--output=/dev/null"]  # fmt: skip

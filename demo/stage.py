@@ -100,15 +100,15 @@ def clear_leftovers() -> list[Path]:
 
 def clear(place: Path) -> None:
     """End the processes, thaw and unmount, detach and delete, all that is under ``place``."""
-    for pid in _recorded(place):
+    for pid in recorded(place):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while _recorded(place) and time.monotonic() < deadline:
+    while recorded(place) and time.monotonic() < deadline:
         time.sleep(0.05)
     for mount in _mounts(place):
         run("fsfreeze", "--unfreeze", mount, check=False)
-    for pid in _recorded(place):
+    for pid in recorded(place):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     for mount in _mounts(place):
@@ -151,7 +151,7 @@ def record_process(place: Path, pid: int) -> None:
         file.write(f"{pid} {_started(pid)}\n")
 
 
-def _recorded(place: Path) -> list[int]:
+def recorded(place: Path) -> list[int]:
     """The recorded processes that are still the same ones and alive."""
     file = place / "processes"
     if not file.exists():

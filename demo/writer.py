@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-FILES = 200
+FILES = 100
 FILE_BYTES = 48 << 10
 FILES_PER_SECOND = 150
 BLOCK = 4096

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from demo import stage
-from demo.disk import loop_disk
+from demo import signals, stage
+from demo.disk import busy, loop_disk
 
 SIZE = 64 << 20
 KILLED = """
 import sys, time
 from pathlib import Path
-from demo import stage
+from demo import signals, stage
 from demo.disk import busy, loop_disk
 with stage.directory(Path(sys.argv[1])) as place, loop_disk(place, 64 << 20) as (device, mount):
     with busy(place, "files", mount):
@@ -101,3 +102,31 @@ def test_what_a_killed_demo_leaves_is_removed_by_the_next(
     assert stage.clear_leftovers() == [place]
     assert using(place) == []
     assert not place.exists()
+
+
+@pytest.mark.root
+def test_a_load_that_ends_early_is_an_error(tmp_path: Path) -> None:
+    with stage.directory(tmp_path) as place, loop_disk(place, SIZE) as (_, mount):
+        load = busy(place, "files", mount)
+        load.__enter__()
+        writer = stage.recorded(place)[0]
+        os.kill(writer, signal.SIGKILL)
+        os.waitid(os.P_PID, writer, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(RuntimeError, match="ended before"):
+            load.__exit__(None, None, None)
+
+
+def test_a_signal_waits_for_the_end_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    monkeypatch.setattr(signals, "_waiting", [])
+    done = []
+    try:
+        signals.catch()
+        with pytest.raises(SystemExit) as caught, signals.undisturbed():  # noqa: PT012
+            signal.raise_signal(signal.SIGTERM)
+            done.append("all of the block")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert done
+    assert caught.value.code == 128 + signal.SIGTERM
