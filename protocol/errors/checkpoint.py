@@ -8,7 +8,7 @@ DISK_BUSY_UNMOUNTED = Kind(
     "RPL-6001",
     "disk_busy_unmounted",
     "disk {path} has no mounted filesystem to freeze and is being written ({detail})",
-    "Stop what writes to it for the moment of the checkpoint, or mount its filesystem on the source.",
+    "Stop what writes to it while the checkpoint is taken, or mount its filesystem on the source.",
     Exit.REFUSED,
 )
 FREEZE_FAILED = Kind(

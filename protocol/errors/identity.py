@@ -35,7 +35,7 @@ ACTIVATION_USED_UP = Kind(
 CA_MISMATCH = Kind(
     "RPL-2005",
     "ca_mismatch",
-    "{address} is not the receiver that made this activation code: its certificate authority differs",
+    "{address} is not the receiver that made this activation code: its authority differs",
     "Check the address; if it is right, someone is in between: do not enrol.",
     Exit.REFUSED,
 )

@@ -22,7 +22,7 @@ DAEMON_NOT_RUNNING = Kind(
     "RPL-1101",
     "daemon_not_running",
     "no {daemon} daemon answers on {socket} ({detail})",
-    "Start it ('systemctl start {daemon}' or '{daemon} run') or name its configuration with --config.",
+    "Start it ('systemctl start {daemon}' or '{daemon} run') or name its file with --config.",
     Exit.NOT_RUNNING,
 )
 CONTROL_DENIED = Kind(

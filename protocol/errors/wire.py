@@ -8,7 +8,7 @@ UNREACHABLE = Kind(
     "RPL-3001",
     "unreachable",
     "the receiver at {address} cannot be reached: {detail}",
-    "Check the address, the network and that 'receiver run' is running there; it is tried again by itself.",
+    "Check the address, the network, and that the receiver runs; it is tried again by itself.",
 )
 PROTOCOL = Kind(
     "RPL-3002",

@@ -36,5 +36,3 @@ def test_ten_checkpoints_under_load_are_each_identical(kind: str, tmp_path: Path
             assert same_content(both.intermediate(), reference), f"epoch {epoch} differs"
             both.receiver.run("job", "resume", both.job)
             both.state("syncing")
-
-

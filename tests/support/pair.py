@@ -207,9 +207,7 @@ class Pair:
 
     def checkpoint(self, *options: str) -> dict[str, Any]:
         """``job checkpoint --wait``."""
-        taken: dict[str, Any] = self.receiver.run(
-            "job", "checkpoint", self.job, "--wait", *options
-        )
+        taken: dict[str, Any] = self.receiver.run("job", "checkpoint", self.job, "--wait", *options)
         return taken
 
     def intermediate(self, number: int = 0) -> Path:
