@@ -8,7 +8,7 @@ CONFIGURATION = Kind(
     "RPL-1001",
     "configuration",
     "{path}: {problems}",
-    "Correct the named keys; 'man replicad' and docs/operations.md list what each takes.",
+    "Correct the named keys; docs/operations.md lists what each takes.",
     Exit.USAGE,
 )
 USAGE = Kind(

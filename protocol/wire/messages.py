@@ -44,7 +44,10 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # --- what both sides know about disks --------------------------------------------------------
 
 
-class DiskIdentity(Value, frozen=True):
+# What commands print as well leaves nothing out: scripts need not guess.
+
+
+class DiskIdentity(Value, frozen=True, omit_defaults=False):
     """What tells one disk from another, whatever the device is called today.
 
     Empty text means that the disk has no such mark. ``filesystems`` are UUIDs, sorted.
@@ -56,7 +59,7 @@ class DiskIdentity(Value, frozen=True):
     filesystems: tuple[str, ...] = ()
 
 
-class Mounted(Value, frozen=True):
+class Mounted(Value, frozen=True, omit_defaults=False):
     """A filesystem of a disk that is mounted on the source."""
 
     mount: str
@@ -64,7 +67,7 @@ class Mounted(Value, frozen=True):
     device: str
 
 
-class DiskInfo(Value, frozen=True):
+class DiskInfo(Value, frozen=True, omit_defaults=False):
     """A disk that the source offers. ``kind`` is ``disk`` (block device) or ``file``."""
 
     path: str
@@ -126,7 +129,7 @@ class DiskReport(Value, frozen=True):
     granule: int = 4096
 
 
-class ErrorInfo(Value, frozen=True):
+class ErrorInfo(Value, frozen=True, omit_defaults=False):
     """A fault as it travels; see ``protocol.errors``."""
 
     code: str
