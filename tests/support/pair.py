@@ -17,9 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from replicad.tracker import pin_directory
 
@@ -131,9 +134,18 @@ class Process:
 class Pair:
     """A receiver and a source on loopback. Make with :func:`pair`."""
 
-    def __init__(self, directory: Path, disks: Sequence[str], tracker: str = "auto") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        disks: Sequence[str],
+        tracker: str = "auto",
+        receiver_host: str = "127.0.0.1",
+    ) -> None:
+        """``receiver_host``: where the receiver listens. The source always dials 127.0.0.1,
+        so with another address of the loopback something can be put in between."""
         self.directory = directory
         self.disks = list(disks)
+        self.receiver_host = receiver_host
         self.control, self.data, self.metrics_r, self.metrics_s = free_ports(4)
         for name in ("rs", "rr", "ss", "sr", "hooks"):
             (directory / name).mkdir(mode=0o755)
@@ -141,8 +153,8 @@ class Pair:
         self.storage = directory / "rs"
         receiver_toml, source_toml = directory / "receiver.toml", directory / "replicad.toml"
         receiver_toml.write_text(
-            f'[listen]\ncontrol = "127.0.0.1:{self.control}"\n'
-            f'data = "127.0.0.1:{self.data}"\nmetrics = "127.0.0.1:{self.metrics_r}"\n'
+            f'[listen]\ncontrol = "{receiver_host}:{self.control}"\n'
+            f'data = "{receiver_host}:{self.data}"\nmetrics = "127.0.0.1:{self.metrics_r}"\n'
             f'[storage]\ndirectory = "{directory}/rs"\n[runtime]\ndirectory = "{directory}/rr"\n'
         )
         source_toml.write_text(
@@ -224,8 +236,41 @@ class Pair:
         return path
 
     def keep_reference(self, image: Path, reference: Path) -> None:
-        """A frozen.d hook that copies the loop device's backing file while it is frozen."""
-        self.hook("frozen", "10-reference", f"cp --sparse=always '{image}' '{reference}'")
+        """A frozen.d hook that copies the loop device's backing file while it is frozen.
+
+        With a lock: a hook outlives a killed daemon, and must not write over a later one's copy.
+        """
+        lock = self.directory / "reference.lock"
+        command = f"cp --sparse=always '{image}' '{reference}'"
+        self.hook("frozen", f"10-{reference.name}", f'exec 9>"{lock}"\nflock 9\n{command}')
+
+    def resume(self) -> None:
+        """Release a held checkpoint or a pause, and wait until it syncs."""
+        self.receiver.run("job", "resume", self.job)
+        self.state("syncing")
+
+    def clean(self, sent: int = 0, seconds: float = TEST_SECONDS) -> dict[str, Any]:
+        """Wait until nothing is dirty and at least ``sent`` logical bytes have come in all."""
+
+        def done() -> Any:
+            view = self.show()
+            dirty = sum(disk["dirty_bytes"] for disk in view["disks"])
+            settled = view["state"] == "syncing" and not dirty
+            return settled and view["logical_bytes"] >= sent and view
+
+        view: dict[str, Any] = until(done, seconds, "a clean copy")
+        return view
+
+    def metrics(self, side: Literal["receiver", "source"]) -> dict[str, float]:
+        """What a scrape gives, summed over labels, by the name of the sample."""
+        port = self.metrics_r if side == "receiver" else self.metrics_s
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
 
     def logs(self) -> str:
         """The last of both logs, for the message of a failure."""
@@ -242,11 +287,17 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair(disks: Sequence[str], *, start: bool = True, tracker: str = "auto") -> Iterator[Pair]:
+def pair(
+    disks: Sequence[str],
+    *,
+    start: bool = True,
+    tracker: str = "auto",
+    receiver_host: str = "127.0.0.1",
+) -> Iterator[Pair]:
     """A receiver and a source that is enrolled with it; both are killed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="replicad-test-", dir="/dev/shm"))
     directory.chmod(0o755)
-    both = Pair(directory, disks, tracker)
+    both = Pair(directory, disks, tracker, receiver_host)
     try:
         if start:
             both.start()
@@ -272,9 +323,11 @@ def busy_writer(where: Path, rate: str = "10M") -> Iterator[None]:
     fio's jobs are threads here: as processes they leave our process group and outlive the kill.
     """
     fio = subprocess.Popen(
-        ["fio", "--name=w", f"--directory={where}", "--size=32M", "--rw=randwrite", "--bs=4k"]
-        + ["--ioengine=psync", f"--rate={rate}", "--time_based", "--runtime=600", "--fsync=32"]
-        + ["--refill_buffers", "--buffer_compress_percentage=0", "--thread"],
+        [
+            *f"fio --name=w --size=32M --rw=randwrite --bs=4k --ioengine=psync --rate={rate}".split(),
+            *("--time_based", "--runtime=600", "--fsync=32", f"--directory={where}"),
+            *("--refill_buffers", "--buffer_compress_percentage=0", "--thread"),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
