@@ -122,7 +122,7 @@ class Bitmap:
 
     def fill(self, first: int, count: int) -> int:
         """Sets ``count`` bits from ``first``; returns how many were not set before."""
-        return sum(self.set(place, mask) for place, mask in _range_pieces(first, count))
+        return sum(self.set(place, mask) for place, mask in range_pieces(first, count))
 
     def zero(self) -> None:
         """Clears every bit, without allocating pages that hold none."""
@@ -142,7 +142,7 @@ def _pages_of(place: Place) -> Place:
 _RANGE_WORDS = 1 << 16
 
 
-def _range_pieces(first: int, count: int) -> Iterator[tuple[slice, Words]]:
+def range_pieces(first: int, count: int) -> Iterator[tuple[slice, Words]]:
     """``count`` bits from ``first`` as (place, mask) with masks of bounded size."""
     end = first + count
     while first < end:

@@ -45,6 +45,7 @@ from replicad.dirtymap.bitmap import (
     WORD_BITS,
     Bitmap,
     Words,
+    range_pieces,
     segments_mask,
 )
 from replicad.dirtymap.header import Header, distrust
@@ -218,10 +219,22 @@ class DirtyMap:
             return self._dirty.fill(first, count)
 
     def suspect_range(self, first: int, count: int) -> int:
-        """Makes granules suspect: the next pass must compare them (promise 4)."""
+        """Makes granules suspect: the next pass must compare them (promise 4).
+
+        Those in flight become dirty too: what is under way may have been read before the write
+        that went unnoticed, and its answer, which ends the suspicion, must not end the need.
+        """
         self._check_range(first, count)
         with self.lock:
+            self._mark_flying(first, count)
             return self._suspect.fill(first, count)
+
+    def _mark_flying(self, first: int, count: int) -> None:
+        """Makes dirty what is in flight of a range."""
+        for place, mask in range_pieces(first, count):
+            where, flying = compress(place.start, self._flying.read(place) & mask, self.granules)
+            if flying.size:
+                self._dirty.set(where, flying)
 
     def covering(self, offset: int, length: int) -> tuple[int, int]:
         """The granules ``(first, count)`` that bytes ``offset``, ``length`` > 0 touch."""

@@ -17,6 +17,8 @@ from replicad.planner import NotSettledError, Sweep, take_everything
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from replicad.dirtymap import Kind
+
 HEADER = Header(job="j", disk="/dev/x", size=(1 << 30) - 1000, granule=4096, boot="b", misses=0)
 
 
@@ -116,3 +118,23 @@ def test_a_batch_is_answered_once(path: str) -> None:
     made.acked(batch)
     with pytest.raises(NotInFlightError):
         made.acked(batch)
+
+
+@pytest.mark.parametrize("kind", ["data", "compare"])
+def test_what_was_in_flight_when_events_were_missed_is_sent_again(path: str, kind: Kind) -> None:
+    made = seeded(path)
+    if kind == "data":
+        made.mark_range(3, 5, 0.0)
+    else:
+        made.suspect_range(3, 5)
+    batch = Sweep(made, 0, kind).take()
+    assert batch is not None
+    made.suspect_range(0, made.granules)
+    if kind == "data":
+        made.acked(batch)
+    else:
+        made.compared(batch, (), 0.0)
+    # The answer is about content from before the write that went unnoticed.
+    assert all(made.state(granule)[0] for granule in range(3, 8))
+    assert made.state(100) == (False, True, False)
+    made.close()
