@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from protocol.admin.client import AdminClient
 from replicad.tracker import pin_directory
 
 BIN = Path(sys.executable).parent
@@ -130,6 +131,11 @@ class Process:
             raise CommandFailed(command, done.returncode, answer)
         return answer["error"] if code and "error" in answer else answer
 
+    def ask(self, method: str, **params: Any) -> Any:
+        """What a method of the control socket answers: a command without its start-up."""
+        with AdminClient(self._control, self.program, TEST_SECONDS) as client:
+            return client.call(method, **params)
+
 
 class Pair:
     """A receiver and a source on loopback. Make with :func:`pair`."""
@@ -194,8 +200,8 @@ class Pair:
         return view
 
     def show(self) -> dict[str, Any]:
-        """``job show --json``."""
-        view: dict[str, Any] = self.receiver.run("job", "show", self.job)
+        """``job show --json``, without the cost of a command: it is polled."""
+        view: dict[str, Any] = self.receiver.ask("job.show", job=self.job)
         return view
 
     def state(self, *wanted: str, seconds: float = TEST_SECONDS) -> dict[str, Any]:
@@ -205,14 +211,26 @@ class Pair:
         )
         return view
 
+    def status(self) -> dict[str, Any]:
+        """``replicad status --json``: the source's own view, counters of its process."""
+        view: dict[str, Any] = self.source.ask("status")
+        return view
+
     def synced(self, seconds: float = TEST_SECONDS) -> dict[str, Any]:
-        """Wait until every disk has had its first pass and is tracked without a gap."""
+        """Wait until every disk has had its first pass and is tracked without a gap.
+
+        Passes are counted since the source's daemon started: one that finds nothing to do
+        after a restart counts as well.
+        """
+
+        def first(disk: dict[str, Any]) -> bool:
+            return bool(disk["passed"] or not disk["dirty_bytes"])
 
         def done() -> Any:
             view = self.show()
             if view["state"] == "error":
                 raise AssertionError(view["error"])
-            return view["state"] == "syncing" and all(d["passed"] for d in view["disks"]) and view
+            return view["state"] == "syncing" and all(map(first, view["disks"])) and view
 
         view: dict[str, Any] = until(done, seconds, "the first pass")
         return view
@@ -324,9 +342,10 @@ def busy_writer(where: Path, rate: str = "10M") -> Iterator[None]:
     """
     fio = subprocess.Popen(
         [
-            *f"fio --name=w --size=32M --rw=randwrite --bs=4k --ioengine=psync --rate={rate}".split(),
-            *("--time_based", "--runtime=600", "--fsync=32", f"--directory={where}"),
+            *("fio", "--name=w", "--size=32M", "--rw=randwrite", "--bs=4k", f"--rate={rate}"),
+            *("--ioengine=psync", "--time_based", "--runtime=600", "--fsync=32"),
             *("--refill_buffers", "--buffer_compress_percentage=0", "--thread"),
+            f"--directory={where}",
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
