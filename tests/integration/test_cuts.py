@@ -1,0 +1,71 @@
+"""The network cut at any byte, again and again: it goes on, and not a byte is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.load import written_bytes
+from tests.support.loops import MIB, loop_device, mounted
+from tests.support.pair import Pair, busy_writer, pair, same_content, until
+from tests.support.proxy import Proxy
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+SIZE = 192 * MIB
+HOST = "127.0.0.2"
+IN_FLIGHT = 64 * MIB
+"""Bytes that one cut may cost: the window of a session."""
+
+
+@contextlib.contextmanager
+def lines(both: Pair) -> Iterator[tuple[Proxy, Proxy]]:
+    """Both ports of a pair through proxies: control, data."""
+    with Proxy(HOST, both.control, 3) as control, Proxy(HOST, both.data, 4) as data:
+        yield control, data
+
+
+def test_cut_again_and_again_in_full_and_delta_passes(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    with (
+        loop_device(image, SIZE) as device,
+        mounted(device, tmp_path / "mnt", "ext4") as where,
+        pair([device], start=False, receiver_host=HOST) as both,
+        lines(both) as (control, data),
+    ):
+        (where / "ballast").write_bytes(os.urandom(64 * MIB))
+        os.sync()
+        start = written_bytes(device)
+        both.start()
+        reference = both.directory / "reference.img"
+        both.keep_reference(image, reference)
+        data.cut_within(24 * MIB)
+        both.create("--freeze-budget", "30s")
+        until(lambda: data.cuts >= 3, what="three cuts in the full pass", step=0.0)
+        full = both.status()["job"]["disks"][0]["pass"] == "full"
+        data.cut_within(None)
+        both.synced()
+        with busy_writer(where, "10M"):
+            data.cut_within(8 * MIB)
+            data.cut_all()
+            cuts = data.cuts
+            until(lambda: data.cuts >= cuts + 3, what="three cuts in delta passes")
+            data.cut_within(None)
+            control.cut_within(8192)
+            control.cut_all()
+            until(lambda: control.cuts >= 3, what="three cuts of the control connection")
+            control.cut_within(None)
+            control.cut_all()
+            both.state("syncing")
+            assert both.checkpoint("--hold")["consistency"] == "filesystem"
+        assert same_content(both.intermediate(), reference)
+        assert full, "the first cuts were meant to fall into the full pass"
+        view = both.show()
+        written = written_bytes(device) - start
+        assert view["error"] is None
+        assert view["logical_bytes"] <= SIZE + written + (data.cuts + control.cuts) * IN_FLIGHT
+        assert both.metrics("source")["replicad_reconnects_total"] >= 6
