@@ -36,6 +36,7 @@ from cryptography.x509.oid import NameOID
 
 from protocol.activation import AUTHORITY_SIZE
 from protocol.errors import CA_MISMATCH, CERTIFICATE_REFUSED, NOT_ENROLLED
+from protocol.local.values import parse_address
 
 RECEIVER_NAME = "receiver.replicad.internal"
 """The subject alternative name of every receiver; ``server_hostname`` of every connection."""
@@ -208,11 +209,19 @@ def load_identity(directory: Path) -> Identity:
     """
     path = directory / _FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Identity)
+        identity = msgspec.json.decode(path.read_bytes(), type=Identity)
+        # Made once here to see that it can be: key, certificate and authority are one part each
+        # of a file that may have been damaged anywhere.
+        identity.client_context()
+        parse_address(identity.address)
     except FileNotFoundError:
         raise NOT_ENROLLED.fault() from None
-    except msgspec.DecodeError as error:
+    except ssl.SSLError as error:
+        detail = f"{path} is damaged ({error.reason or error})"
+        raise CERTIFICATE_REFUSED.fault(detail=detail) from error
+    except ValueError as error:  # not JSON, not an identity, no address
         raise CERTIFICATE_REFUSED.fault(detail=f"{path} is damaged ({error})") from error
+    return identity
 
 
 def issued(

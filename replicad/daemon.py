@@ -81,6 +81,7 @@ class Daemon:
         self._link: ControlLink | None = None
         self._obeyed = False
         self._sentence = ""
+        self._unusable: Fault | None = None
         self._errors: Counter[str] = Counter()
         self.latest = Snapshot()
         self.engine = JobEngine(
@@ -112,14 +113,22 @@ class Daemon:
         backoff = Backoff()
         while True:
             try:
-                self._identity = load_identity(self._config.state.directory)
-                await self._converse(self._identity, backoff)
+                await self._converse(self._load(), backoff)
             except Fault as fault:
                 self._note(fault)
                 if fault.code == NOT_ENROLLED.code:
                     await asyncio.sleep(UNENROLLED_SECONDS)
                     continue
             await asyncio.sleep(backoff.next())
+
+    def _load(self) -> Identity:
+        """The identity of now: a new enrolment counts at once, and so does a damaged file."""
+        try:
+            self._identity, self._unusable = load_identity(self._config.state.directory), None
+        except Fault as fault:
+            self._identity, self._unusable = None, fault
+            raise
+        return self._identity
 
     def _note(self, fault: Fault) -> None:
         if self._sentence != fault.sentence and fault.code != NOT_ENROLLED.code:
@@ -267,7 +276,7 @@ class Daemon:
         link = self._link
         if link is None:
             if self._identity is None:
-                raise NOT_ENROLLED.fault()
+                raise self._unusable or NOT_ENROLLED.fault()
             detail = self._sentence or "the connection is being made"
             raise UNREACHABLE.fault(address=self._identity.address, detail=detail)
         answer = await link.request(

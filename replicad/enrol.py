@@ -23,6 +23,7 @@ from protocol.identity import (
     pinned_context,
 )
 from protocol.link.control import ControlLink, dial
+from protocol.local.runtime import make_safe
 from protocol.wire.greeting import Greeting
 from protocol.wire.messages import (
     Authority,
@@ -48,6 +49,8 @@ def enrol(config: Config, code: str, host: str, port: int, replace: bool = False
     activation = ActivationCode.parse(code)
     if not replace and (present := _present(config)) is not None:
         raise ALREADY_ENROLLED.fault(receiver=present.address)
+    # Before the code is spent on an identity that cannot be kept.
+    make_safe(config.state.directory)
     asyncio.run(_enrol(config, activation, host, port, replace))
 
 

@@ -28,8 +28,8 @@ def make_safe(directory: Path) -> None:
     """Make ``directory`` (and parents) when missing; refuse one that others control.
 
     Raises:
-        LocalFault: CONFIGURATION: it cannot be made, is not a directory, belongs to another
-            user than root or ourselves, or everybody may write to it.
+        LocalFault: CONFIGURATION: it cannot be made or written to, is not a directory, belongs
+            to another user than root or ourselves, or everybody may write to it.
     """
     try:
         directory.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
@@ -40,6 +40,8 @@ def make_safe(directory: Path) -> None:
         raise _unfit(directory, f"belongs to user id {found.st_uid}, not to the daemon's user")
     if found.st_mode & stat.S_IWOTH:
         raise _unfit(directory, f"is writable by everybody (mode {stat.S_IMODE(found.st_mode):o})")
+    if not os.access(directory, os.W_OK):  # for root too, when its filesystem is read-only
+        raise _unfit(directory, "cannot be written to (read-only filesystem, or no permission)")
 
 
 def _unfit(directory: Path, detail: str) -> Exception:
