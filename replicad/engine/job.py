@@ -134,6 +134,7 @@ class JobEngine:
         self._failed: tuple[str, int] | None = None
         self._sentence = ""
         self._speed = Speedometer()
+        self._backoff = Backoff()
         self._past_logical = 0
         self._past_wire = 0
         self._epoch = 0
@@ -157,20 +158,19 @@ class JobEngine:
 
     async def run(self) -> None:
         """Obey for ever; cancelling closes everything and keeps what the next start needs."""
-        backoff = Backoff()
         try:
             while True:
                 self._changed.clear()
                 try:
                     await self._obey_once()
-                    backoff.reset()
+                    self._backoff.reset()
                 except Fault as fault:
                     self.errors[fault.code] += 1
                     if fault.code in TRANSIENT:
                         self._sentence = f"{fault.sentence}; trying again"
                         _log.warning("session.lost", code=fault.code, because=fault.sentence)
                         self.reconnects += 1
-                        await self._wait(backoff.next())
+                        await self._wait(self._backoff.next())
                     else:
                         self._fail(fault)
                 except Exception as error:  # a bug must not take status and control with it
@@ -270,6 +270,9 @@ class JobEngine:
                     await asyncio.gather(watch, return_exceptions=True)
         finally:
             if (ended := self._transfer) is not None:
+                if ended.acked_bytes:
+                    # It worked: its loss is the first of a row, however many were lost before.
+                    self._backoff.reset()
                 self._past_wire += ended.wire_bytes
                 self._past_logical += ended.acked_bytes
                 self._limbo.append(ended)

@@ -52,8 +52,10 @@ def test_cut_again_and_again_in_full_and_delta_passes(tmp_path: Path) -> None:
         with busy_writer(where, "10M"):
             data.cut_within(8 * MIB)
             data.cut_all()
-            cuts = data.cuts
-            until(lambda: data.cuts >= cuts + 3, what="three cuts in delta passes")
+            for _ in range(8):
+                cuts = data.cuts
+                # Soon: a loss after a session that worked is the first of its row.
+                until(lambda: data.cuts > cuts, 10, "the next cut in a delta pass")  # noqa: B023
             data.cut_within(None)
             control.cut_within(8192)
             control.cut_all()
@@ -68,4 +70,4 @@ def test_cut_again_and_again_in_full_and_delta_passes(tmp_path: Path) -> None:
         written = written_bytes(device) - start
         assert view["error"] is None
         assert view["logical_bytes"] <= SIZE + written + (data.cuts + control.cuts) * IN_FLIGHT
-        assert both.metrics("source")["replicad_reconnects_total"] >= 6
+        assert both.metrics("source")["replicad_reconnects_total"] >= 10
