@@ -66,12 +66,16 @@ class Buffer:
         self._locked = True
 
     def free(self) -> None:
-        """Unlocks and unmaps. Raises BufferError while someone still holds a slice."""
+        """Unlocks and unmaps; while someone still holds a slice, that is put off to its end.
+
+        The traceback of a fault holds what its frames held, and must not turn into another fault.
+        """
         if self._locked:
             _libc.munlock(self.address, self.size)
             self._locked = False
         self.view.release()
-        self._map.close()
+        with contextlib.suppress(BufferError):
+            self._map.close()
 
 
 class BufferPool:
@@ -184,7 +188,7 @@ class LockedArena:
         self.free()
 
     def free(self) -> None:
-        """Unlocks and unmaps; may be called again. BufferError while a slice is still held."""
+        """Unlocks and unmaps; may be called again. What is still held ends later."""
         if not self._freed:
             self.view.release()
             self._buffer.free()
