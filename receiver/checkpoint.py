@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from protocol.errors import JOB_STATE, PROTOCOL, SESSION_FENCED
+from protocol.errors import JOB_STATE, PROTOCOL, SESSION_FENCED, Fault
 from protocol.local import log
+from protocol.units import format_instant, parse_instant
 from protocol.wire.messages import Commit, Committed
 from receiver.catalog import Catalog, CheckpointRow, JobRow
 from receiver.jobs.reports import Standing, after_commit
 from receiver.jobs.schedule import next_sync
 from receiver.session import Session
+from receiver.sessions import Sessions
 from receiver.shelf import Shelf
 from receiver.snapshot import Preserved, drop, epochs_to_drop, preserve
 
@@ -29,44 +32,68 @@ _log = log.get("checkpoint")
 
 
 async def commit(
-    shelf: Shelf, storage: Path, session: Session | None, source: str, message: Commit
+    shelf: Shelf, storage: Path, sessions: Sessions, source: str, message: Commit
 ) -> tuple[Committed, JobRow, CheckpointRow]:
     """Record a checkpoint that a source says is complete.
 
-    Saying it twice (the answer was lost) is saying it once.
+    Saying it twice (the answer was lost) is saying it once. From the first look to the record
+    nobody can open another session, and this one takes no content: what is preserved and
+    recorded is what was synced.
 
     Raises:
         Fault: it is not this source's job, session or next epoch, or cannot be stored.
     """
-    job, present = await shelf.do(
-        lambda catalog: (
-            catalog.jobs.get(message.job),
-            catalog.checkpoints.answering(message.job, message.request),
-        )
-    )
+    job = await shelf.do(lambda catalog: catalog.jobs.get(message.job))
     if job.source != source:
         raise PROTOCOL.peer(detail="a commit of another source's job")
-    if present is not None:
-        return _answer(message, present, job.held), job, present
-    if session is None or session.id != message.session or session.job != message.job:
-        raise SESSION_FENCED.peer()
-    if message.epoch != job.epoch + 1:
-        raise PROTOCOL.peer(detail=f"a commit of epoch {message.epoch} after {job.epoch}")
+    async with sessions.alone(job.id) as session:
+        job, present = await shelf.do(
+            lambda catalog: (
+                catalog.jobs.get(message.job),
+                catalog.checkpoints.answering(message.job, message.request),
+            )
+        )
+        if present is not None:
+            return _answer(message, present, job.held), job, present
+        if session is None or session.id != message.session:
+            raise SESSION_FENCED.peer()
+        if message.epoch != job.epoch + 1:
+            raise PROTOCOL.peer(detail=f"a commit of epoch {message.epoch} after {job.epoch}")
+        session.still = True
+        try:
+            job, row = await _commit(shelf, storage, session, message)
+        except BaseException:
+            session.still = False
+            raise
+        # Held at this checkpoint: whatever the source sends, it stays as it is.
+        session.still = job.held or job.state == "finished"
+    await _let_go(shelf, storage, job)
+    return _answer(message, row, job.held), job, row
+
+
+async def _commit(
+    shelf: Shelf, storage: Path, session: Session, message: Commit
+) -> tuple[JobRow, CheckpointRow]:
     await session.sync()
     paths = [Path(disk.path) for disk in session.disks.values()]
-    kept = await asyncio.to_thread(preserve, storage, job.id, message.epoch, paths)
+    kept = await asyncio.to_thread(preserve, storage, session.job, message.epoch, paths)
     row = CheckpointRow(
-        job=job.id,
+        job=session.job,
         epoch=message.epoch,
         request=message.request,
         consistency=message.consistency,
-        taken=message.taken,
+        taken=_instant(message.taken),
         committed=time.time(),
         frozen_seconds=message.frozen_seconds,
         snapshot=str(kept.path) if kept.path else None,
         preserved=_sentence(kept, message),
     )
-    job = await shelf.do(lambda catalog: _record(catalog, row, message))
+    try:
+        job = await shelf.do(lambda catalog: _record(catalog, row, message))
+    except Fault:
+        # Never committed: nobody may take it for a checkpoint.
+        await asyncio.to_thread(drop, storage, row.job, row.epoch)
+        raise
     _log.info(
         "checkpoint.committed",
         job=job.id,
@@ -75,8 +102,19 @@ async def commit(
         frozen_seconds=round(row.frozen_seconds, 4),
         preserved=row.preserved,
     )
-    await _let_go(shelf, storage, job)
-    return _answer(message, row, job.held), job, row
+    return job, row
+
+
+def _instant(text: str) -> str:
+    """The source's word for when it was taken, in our form of RFC 3339.
+
+    Raises:
+        PeerFault: PROTOCOL: it is no instant.
+    """
+    try:
+        return format_instant(parse_instant(text))
+    except ValueError as error:
+        raise PROTOCOL.peer(detail=f"'taken' of a Commit: {error}") from error
 
 
 def _sentence(kept: Preserved, message: Commit) -> str:
@@ -86,9 +124,18 @@ def _sentence(kept: Preserved, message: Commit) -> str:
 
 
 def _record(catalog: Catalog, row: CheckpointRow, message: Commit) -> JobRow:
-    """The checkpoint and what it makes of the job, in one transaction."""
+    """The checkpoint and what it makes of the job, in one transaction.
+
+    What becomes of the job is for the order to say, not for the source. A checkpoint that was
+    wanted before the present one (a scheduled one, while an administrator asked for his) is as
+    good as any, but it holds and ends nothing, and the present one is still wanted.
+    """
     with catalog.transaction():
         job = catalog.jobs.get(row.job)
+        order = job.wanted
+        answers = order is not None and order.request == message.request
+        if order is None and message.cutover:
+            raise JOB_STATE.fault(job=job.id, state=job.state, action="cut over")
         due = None
         if job.spec.every is not None:
             anchor = job.next_sync or job.started or row.committed
@@ -96,14 +143,12 @@ def _record(catalog: Catalog, row: CheckpointRow, message: Commit) -> JobRow:
         standing = after_commit(
             job.id,
             Standing(job.state, job.outcome, job.held, job.next_sync),
-            hold=message.hold,
-            cutover=message.cutover,
+            hold=order.hold if order is not None and answers else order is None and message.hold,
+            cutover=order.cutover if order is not None and answers else False,
             next_sync=due,
         )
-        if job.wanted is not None and job.wanted.request != message.request:
-            raise JOB_STATE.fault(
-                job=job.id, state="waiting for another checkpoint", action="checkpointed"
-            )
+        if order is not None and not answers:
+            standing = replace(standing, state="syncing")
         catalog.checkpoints.add(row)
         return catalog.jobs.save(
             msgspec.structs.replace(
@@ -114,7 +159,7 @@ def _record(catalog: Catalog, row: CheckpointRow, message: Commit) -> JobRow:
                 outcome=standing.outcome,
                 held=standing.held,
                 next_sync=standing.next_sync,
-                wanted=None,
+                wanted=None if answers else order,
                 error=None,
             )
         )
@@ -135,11 +180,15 @@ def _dropped(job: str, epoch: int, sentence: str, catalog: Catalog) -> None:
 
 
 async def _let_go(shelf: Shelf, storage: Path, job: JobRow) -> None:
-    """Remove the snapshots that ``keep`` no longer keeps."""
-    rows = await shelf.do(lambda catalog: catalog.checkpoints.of_job(job.id))
-    preserved = [row.epoch for row in rows if row.snapshot is not None]
-    for epoch in epochs_to_drop(preserved, job.spec.keep):
-        sentence = f"let go: {job.spec.keep} are kept"
-        # The catalog first: what it names must be whole.
-        await shelf.do(partial(_dropped, job.id, epoch, sentence))
-        await asyncio.to_thread(drop, storage, job.id, epoch)
+    """Remove the snapshots that ``keep`` no longer keeps. One that cannot be removed now is
+    tried again after the next checkpoint; this one is committed whatever becomes of it."""
+    try:
+        rows = await shelf.do(lambda catalog: catalog.checkpoints.of_job(job.id))
+        preserved = [row.epoch for row in rows if row.snapshot is not None]
+        for epoch in epochs_to_drop(preserved, job.spec.keep):
+            sentence = f"let go: {job.spec.keep} are kept"
+            # The catalog first: what it names must be whole. What is left then is swept.
+            await shelf.do(partial(_dropped, job.id, epoch, sentence))
+            await asyncio.to_thread(drop, storage, job.id, epoch)
+    except Fault as fault:
+        _log.warning("snapshot.left", job=job.id, code=fault.code, because=fault.sentence)

@@ -315,5 +315,3 @@ def _allocated(disk: DiskRow) -> int:
         return Path(disk.intermediate).stat().st_blocks * 512
     except OSError:
         return 0
-
-

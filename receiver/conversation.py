@@ -21,7 +21,9 @@ from cryptography import x509
 from protocol.errors import INTERNAL, PROTOCOL, SESSION_FENCED, Fault
 from protocol.identity import certificate_fingerprint, common_name
 from protocol.link.control import READ_SIZE, ControlLink
+from protocol.link.data import USER_TIMEOUT_MS
 from protocol.local import log
+from protocol.wire.control import Greeted
 from protocol.wire.greeting import Greeting
 from protocol.wire.limits import HANDSHAKE_TIMEOUT
 from protocol.wire.messages import (
@@ -35,6 +37,7 @@ from protocol.wire.messages import (
     Enrol,
     Enrolled,
     ErrorInfo,
+    Hello,
     Inventory,
     JobOrder,
     JobReport,
@@ -48,6 +51,7 @@ from receiver.activation import enrol
 from receiver.authority import Authority as Ca
 from receiver.catalog import SourceRow
 from receiver.checkpoint import commit
+from receiver.disk.device import same_machine
 from receiver.gate import Visit
 from receiver.manager import Manager
 from receiver.requests import answer
@@ -58,11 +62,13 @@ _log = log.get("sources")
 
 @dataclass(slots=True, eq=False)
 class Present:
-    """A source that is connected now."""
+    """A source that is connected now. ``boot``: the kernel's boot that it runs on, as it says;
+    ``sessions``: those that were opened on this connection."""
 
     name: str
     link: ControlLink
     address: str
+    boot: str
     sessions: set[str]
 
 
@@ -88,6 +94,15 @@ class Conversations:
         """Whether a source's control connection stands."""
         return source in self._here
 
+    def on_this_machine(self, source: str) -> bool:
+        """Whether a source is here and says that it runs on our own kernel."""
+        here = self._here.get(source)
+        return here is not None and same_machine(here.boot)
+
+    def certificate_renewed(self) -> None:
+        """Use the new server certificate for connections to come."""
+        self._authority.load_server_certificate(self._context)
+
     def count(self) -> int:
         """How many sources are here."""
         return len(self._here)
@@ -106,15 +121,13 @@ class Conversations:
             error = ErrorInfo(code=fault.code, message=fault.sentence, remedy=fault.remedy)
             with contextlib.suppress(Fault):
                 here.link.send(SessionFailed(session=session.id, error=error))
-        self._manager.session_failed(session, fault)
+        self._manager.happenings.session_failed(session, fault)
 
     def dismiss(self, source: str, fault: Fault) -> None:
         """Send a source away: it has been forgotten."""
         here = self._here.pop(source, None)
         if here is not None:
-            with contextlib.suppress(Fault):
-                here.link.send(_refusal(fault))
-            here.link.abort()
+            self._send_away(here, fault)
 
     # --- a connection ---------------------------------------------------------------------------
 
@@ -123,12 +136,16 @@ class Conversations:
         try:
             reader, writer = await self._handshake(sock)
         except (OSError, TimeoutError):
-            sock.close()
             return
+        visit.take()
         try:
             await self._converse(reader, writer, visit)
         except Fault as fault:
             _log.info("connection.ended", code=fault.code, because=fault.sentence)
+        except asyncio.CancelledError:
+            # Turned out, or the daemon stops: who is slow to say goodbye is not waited for.
+            writer.transport.abort()
+            raise
         finally:
             writer.close()
 
@@ -139,6 +156,7 @@ class Conversations:
         reader = asyncio.StreamReader(limit=READ_SIZE)
         protocol = asyncio.StreamReaderProtocol(reader)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
         async with asyncio.timeout(HANDSHAKE_TIMEOUT):
             transport, _ = await loop.connect_accepted_socket(
                 lambda: protocol,
@@ -157,11 +175,7 @@ class Conversations:
         refused: Fault | None = None
         if presented is not None:
             try:
-                source = await self._manager.shelf.do(
-                    lambda catalog: catalog.sources.with_certificate(
-                        certificate_fingerprint(presented), _name(presented)
-                    )
-                )
+                source = await self._known(presented)
             except Fault as fault:
                 refused = fault
         greeting = Greeting(
@@ -178,8 +192,20 @@ class Conversations:
             if source is None:
                 await self._enrolling(link)
                 return
+            assert presented is not None
             visit.known()
-            await self._serve(link, source.name, greeted.peer.software)
+            await self._serve(link, source.name, greeted, presented)
+
+    async def _known(self, presented: bytes) -> SourceRow:
+        """The source with this certificate.
+
+        Raises:
+            PeerFault: SOURCE_FORGOTTEN.
+        """
+        fingerprint, name = certificate_fingerprint(presented), _name(presented)
+        return await self._manager.shelf.do(
+            lambda catalog: catalog.sources.with_certificate(fingerprint, name)
+        )
 
     async def _enrolling(self, link: ControlLink) -> None:
         async for message in link.messages():
@@ -218,27 +244,40 @@ class Conversations:
 
     # --- a known source -------------------------------------------------------------------------
 
-    async def _serve(self, link: ControlLink, name: str, software: str) -> None:
+    async def _serve(
+        self, link: ControlLink, name: str, greeted: Greeted, presented: bytes
+    ) -> None:
         """From the greeting to the end. A second connection of a source replaces the first."""
-        here = Present(name, link, link.peer_address, set())
+        peer = greeted.peer
+        boot = peer.boot if isinstance(peer, Hello) else ""
+        here = Present(name, link, link.peer_address, boot, set())
         older = self._here.get(name)
         self._here[name] = here
         if older is not None:
-            with contextlib.suppress(Fault):
-                older.link.send(_refusal(SESSION_FENCED.fault()))
-            older.link.abort()
-        await self._seen(here, software)
-        _log.info("source.connected", source=name, address=here.address)
+            self._send_away(older, SESSION_FENCED.fault())
         try:
+            # Once more, now that it can be dismissed: it may have been forgotten meanwhile.
+            await self._known(presented)
+            await self._seen(here, peer.software)
+            _log.info("source.connected", source=name, address=here.address)
             await self._listen(here)
         finally:
-            if self._here.get(name) is here:
-                del self._here[name]
-            for session in here.sessions:
-                await asyncio.shield(self._manager.sessions.close_session(session))
-            with contextlib.suppress(Fault):
-                await self._seen(here, software)
-            _log.info("source.gone", source=name)
+            await asyncio.shield(self._gone(here, peer.software))
+
+    async def _gone(self, here: Present, software: str) -> None:
+        here.link.closed.set()
+        if self._here.get(here.name) is here:
+            del self._here[here.name]
+        for session in tuple(here.sessions):
+            await self._manager.sessions.close_session(session)
+        with contextlib.suppress(Fault):  # a figure; the catalog's trouble is told elsewhere
+            await self._seen(here, software)
+        _log.info("source.gone", source=here.name)
+
+    def _send_away(self, here: Present, fault: Fault) -> None:
+        with contextlib.suppress(Fault):
+            here.link.send(_refusal(fault))
+        here.link.abort()
 
     async def _seen(self, here: Present, software: str) -> None:
         await self._manager.shelf.do(
@@ -248,12 +287,11 @@ class Conversations:
         )
 
     async def _listen(self, here: Present) -> None:
-        try:
-            async for message in here.link.messages():
-                if isinstance(message, ControlMessage):
-                    await self._take(here, message)
-        finally:
-            here.link.closed.set()
+        async for message in here.link.messages():
+            if here.link.closed.is_set():
+                return  # sent away: what it still says counts no more
+            if isinstance(message, ControlMessage):
+                await self._take(here, message)
 
     async def _take(self, here: Present, message: ControlMessage) -> None:
         manager = self._manager
@@ -262,11 +300,14 @@ class Conversations:
             await manager.shelf.do(lambda catalog: catalog.sources.offer(here.name, disks))
             here.link.send(await manager.order(here.name))
         elif isinstance(message, JobReport):
-            await manager.reported(here.name, message)
+            await manager.happenings.reported(here.name, message)
         elif isinstance(message, CheckpointFailed):
-            await manager.checkpoint_failed(here.name, message)
+            await manager.happenings.checkpoint_failed(here.name, message)
         elif isinstance(message, CloseSession):
-            self._beside(manager.sessions.close_session(message.session))
+            # Only what was opened here, and once: ids of others are none of its business.
+            if message.session in here.sessions:
+                here.sessions.discard(message.session)
+                self._beside(manager.sessions.close_session(message.session))
         elif isinstance(message, OpenSession):
             self._beside(self._answer(here, message.id, self._open(here, message)))
         elif isinstance(message, Commit):
@@ -293,9 +334,11 @@ class Conversations:
         try:
             reply = await work
         except Fault as fault:
-            _log.warning("request.refused", source=here.name, code=fault.code, because=fault.sentence)
+            _log.warning(
+                "request.refused", source=here.name, code=fault.code, because=fault.sentence
+            )
             reply = _refusal(fault, number)
-        except Exception as error:  # a bug in one request must not end all others
+        except Exception as error:  # noqa: BLE001 - a bug in one request must not end all others
             _log.exception("request.bug", source=here.name)
             detail = f"{type(error).__name__}: {error}"
             reply = _refusal(INTERNAL.fault(detail=detail), number)
@@ -303,7 +346,9 @@ class Conversations:
             here.link.send(reply)
 
     async def _open(self, here: Present, message: OpenSession) -> ControlMessage:
-        opened = await self._manager.sessions.open(here.name, message, self.data_port)
+        opened = await self._manager.sessions.open(
+            here.name, message, self.data_port, here=same_machine(here.boot)
+        )
         if here.link.closed.is_set():
             await self._manager.sessions.close_session(opened.session)
             raise SESSION_FENCED.peer()
@@ -312,12 +357,12 @@ class Conversations:
 
     async def _commit(self, here: Present, message: Commit) -> ControlMessage:
         manager = self._manager
-        session = manager.sessions.of_job(message.job)
         reply, job, row = await commit(
-            manager.shelf, manager.storage, session, here.name, message
+            manager.shelf, manager.storage, manager.sessions, here.name, message
         )
+        # Recorded: who waits is told, whether or not the source can still be.
+        manager.happenings.committed(job, row)
         here.link.send(reply)
-        manager.committed(job, row)
         return await manager.order(here.name)
 
 
@@ -332,6 +377,4 @@ def _name(der: bytes) -> str:
 
 
 def _refusal(fault: Fault, number: int = 0) -> Refused:
-    return Refused(
-        code=fault.code, message=fault.sentence, remedy=fault.remedy, answers=number
-    )
+    return Refused(code=fault.code, message=fault.sentence, remedy=fault.remedy, answers=number)

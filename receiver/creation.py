@@ -6,10 +6,10 @@ still looking; it is checked again each time it is opened.
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from protocol.errors import UNKNOWN_DISK, USAGE
+from protocol.local import log
 from protocol.wire.messages import CheckpointOrder, DiskInfo, JobState
 from receiver import snapshot
 from receiver.catalog import Catalog, DiskRow, JobRow
@@ -17,9 +17,16 @@ from receiver.catalog.disks import new_generation
 from receiver.disk import BlockDisk, RawDisk, files
 from receiver.jobs.spec import JobSpec, checked
 
+_log = log.get("jobs")
 
-def create_job(catalog: Catalog, storage: Path, spec: JobSpec, now: float) -> JobRow:
+
+def create_job(
+    catalog: Catalog, storage: Path, spec: JobSpec, now: float, *, here: bool = False
+) -> JobRow:
     """Record a job and make its intermediate disks.
+
+    Args:
+        here: the source runs on this machine, so that a target may be the disk it copies.
 
     Raises:
         LocalFault: what is wrong; nothing is left behind then.
@@ -36,29 +43,29 @@ def create_job(catalog: Catalog, storage: Path, spec: JobSpec, now: float) -> Jo
         )
     checked(spec)
     state: JobState = "preparing" if spec.start == "now" else "ready"
-    made: list[Path] = []
+    made: list[DiskRow] = []
+    job: JobRow | None = None
     try:
         with catalog.transaction():
             job = catalog.jobs.create(spec, state, now, next_sync=spec.start_at)
             for number, disk in enumerate(chosen):
-                catalog.disks.add(_make(catalog, storage, job, number, disk, made))
+                made.append(_make(catalog, storage, job, number, disk, here=here))
+                catalog.disks.add(made[-1])
     except BaseException:
-        for leftover in made:
-            with contextlib.suppress(OSError):
-                leftover.unlink()
-                leftover.parent.rmdir()
+        if job is not None:
+            _remove_files(storage, job.id, made)
         raise
     return job
 
 
 def _make(
-    catalog: Catalog, storage: Path, job: JobRow, number: int, disk: DiskInfo, made: list[Path]
+    catalog: Catalog, storage: Path, job: JobRow, number: int, disk: DiskInfo, *, here: bool
 ) -> DiskRow:
     """One intermediate disk, opened once to see that it can be, and closed again."""
     target = job.spec.target_of(number)
     generation = new_generation()
     if target == "raw":
-        raw = RawDisk.create(
+        opened: RawDisk | BlockDisk = RawDisk.create(
             storage,
             job.id,
             number=number,
@@ -66,8 +73,6 @@ def _make(
             size=disk.size,
             generation=generation,
         )
-        made.append(Path(raw.path))
-        opened: RawDisk | BlockDisk = raw
     else:
         opened = BlockDisk.open(
             target.removeprefix("device:"),
@@ -76,6 +81,7 @@ def _make(
             others=[(other.job, other.intermediate) for other in catalog.disks.devices()],
             storage=storage,
             source=disk.identity,
+            source_path=disk.path if here else "",
         )
     try:
         return DiskRow(
@@ -96,14 +102,38 @@ def _make(
 
 def delete_job(catalog: Catalog, storage: Path, job: JobRow) -> None:
     """Forget a job and remove its files: intermediate disks and snapshots. Devices are left
-    as they are."""
-    raw = [disk for disk in catalog.disks.of_job(job.id) if disk.kind == "raw"]
-    for checkpoint in catalog.checkpoints.of_job(job.id):
-        snapshot.drop(storage, job.id, checkpoint.epoch)
-    files.delete_files(
-        storage, job.id, [(Path(disk.intermediate).name, disk.target.inode) for disk in raw]
-    )
+    as they are. Files first: a crash in between leaves a job that can be deleted again."""
+    snapshot.forget(storage, job.id)
+    _remove_files(storage, job.id, catalog.disks.of_job(job.id))
     catalog.jobs.delete(job.id)
+
+
+def _remove_files(storage: Path, job: str, disks: list[DiskRow]) -> None:
+    raw = [disk for disk in disks if disk.kind == "raw"]
+    left = files.delete_files(
+        storage, job, [(Path(disk.intermediate).name, disk.target.inode) for disk in raw]
+    )
+    if left:
+        _log.warning("files.left", job=job, names=left, because="they are not what the job made")
+
+
+def sweep_storage(catalog: Catalog, storage: Path) -> list[str]:
+    """At start: remove what a crash left half made, which no row of the catalog names.
+
+    Intermediate disks only when they hold not one byte; snapshots because what the catalog
+    does not name was never committed. Everything else is left for a person to judge.
+
+    Returns:
+        What was removed.
+    """
+    names: dict[str, list[str]] = {row.id: [] for row in catalog.jobs.all()}
+    for disk in catalog.disks.all():
+        names[disk.job].append(Path(disk.intermediate).name)
+    removed = files.sweep_orphans(storage, names)
+    for job in names:
+        committed = [each.epoch for each in catalog.checkpoints.of_job(job)]
+        removed += [f"{job}/{name}" for name in snapshot.sweep(storage, job, committed)]
+    return removed
 
 
 def scheduled_checkpoint(job: JobRow, now: float) -> CheckpointOrder | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from protocol.admin.server import AdminServer
-from protocol.errors import ALREADY_RUNNING, CONFIGURATION
+from protocol.errors import ALREADY_RUNNING, CONFIGURATION, Fault
 from protocol.local import log
 from protocol.local.metrics import MetricsServer
 from protocol.local.notify import Notifier, keep_alive, watchdog_interval
@@ -23,7 +23,7 @@ from receiver.authority import Authority
 from receiver.control import Control
 from receiver.conversation import Conversations
 from receiver.dataport import DataPort
-from receiver.gate import Gate, Welcome, listen
+from receiver.gate import Crowd, Gate, Welcome, listen
 from receiver.manager import Manager
 from receiver.report import Snapshot, metrics
 from receiver.sessions import Sessions
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 1.0
 """Between refreshes of what Prometheus and systemd see."""
 
+RENEW_SECONDS = 86400.0
+"""Between looks whether the server's certificate is near its end."""
+
 _log = log.get("daemon")
 
 
@@ -47,20 +50,20 @@ class Daemon:
         self._config = config
         self.manager = Manager(shelf, storage, self)
         self.conversations = Conversations(self.manager, authority, HEARTBEAT)
-        self.sessions = Sessions(
-            shelf, storage, config.limits.memory, self.conversations.failed
-        )
+        self.sessions = Sessions(shelf, storage, config.limits.memory, self.conversations.failed)
         self.manager.sessions = self.sessions
         self.control = Control(self.manager, self.conversations, authority)
         self.data = DataPort(self.sessions)
         self.latest = Snapshot()
+        self._authority = authority
+        self._crowd = Crowd(config.limits.connections)
         self._control_gate = self._gate(config.listen.control, self.conversations.welcome)
         self._data_gate = self._gate(config.listen.data, self.data.welcome)
         self.conversations.data_port = self._data_gate.port
 
     def _gate(self, address: Address, welcome: Welcome) -> Gate:
         limits = self._config.limits
-        return Gate(open_port(address), welcome, limits.handshakes, limits.connections)
+        return Gate(open_port(address), welcome, limits.handshakes, self._crowd)
 
     # The manager tells sources through us, because it is made before the conversations.
 
@@ -72,9 +75,13 @@ class Daemon:
         """Whether a source is here."""
         return self.conversations.connected(source)
 
+    def on_this_machine(self, source: str) -> bool:
+        """Whether a source is here, and on our own machine."""
+        return self.conversations.on_this_machine(source)
+
     async def run(self, stop: asyncio.Event, notifier: Notifier) -> None:
         """Serve until ``stop``; then end everything in order."""
-        await self.manager.restarted()
+        await self.manager.happenings.restarted()
         runtime = self._config.runtime
         async with (
             AdminServer(runtime.control_socket, self.control.methods(), runtime.group),
@@ -83,35 +90,53 @@ class Daemon:
             tasks = [
                 group.create_task(self._control_gate.serve()),
                 group.create_task(self._data_gate.serve()),
-                group.create_task(self.manager.keep_time()),
+                group.create_task(self.manager.happenings.keep_time()),
                 group.create_task(self._refresh(notifier)),
+                group.create_task(self._renew_certificate()),
                 group.create_task(keep_alive(notifier, watchdog_interval())),
             ]
             notifier.ready("running")
-            _log.info(
-                "daemon.ready", control=self._control_gate.port, data=self._data_gate.port
-            )
+            _log.info("daemon.ready", control=self._control_gate.port, data=self._data_gate.port)
             await stop.wait()
             notifier.stopping()
             for task in tasks:
                 task.cancel()
         await self.conversations.finish()
         await self.sessions.close_all()
+        await self.manager.happenings.finish()
+
+    async def _renew_certificate(self) -> None:
+        """Once a day: a receiver that runs for years must not end with its certificate."""
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                now = dt.datetime.now(dt.UTC)
+                if await asyncio.to_thread(self._authority.renew_server, now):
+                    self.conversations.certificate_renewed()
+                    _log.info("certificate.renewed")
+            except (Fault, OSError) as error:  # there are weeks left to try again
+                _log.error("certificate.not_renewed", because=str(error))
 
     async def _refresh(self, notifier: Notifier) -> None:
         while True:
-            rows = await self.manager.shelf.do(lambda catalog: catalog.jobs.all())
-            jobs = tuple([await self.manager.view(row) for row in rows])
-            sessions = self.sessions.open_sessions()
-            self.latest = Snapshot(
-                jobs=jobs,
-                sources=self.conversations.count(),
-                sessions=len(sessions),
-                refused=self.data.refused + self._control_gate.refused + self._data_gate.refused,
-                errors=dict(self.manager.errors),
-            )
-            notifier.status(f"{self.latest.sources} sources, {len(sessions)} sessions")
+            try:
+                self.latest = await self._look()
+            except Fault as fault:  # the catalog's disk may be full: it is tried again
+                _log.warning("figures.old", code=fault.code, because=fault.sentence)
+            now = self.latest
+            notifier.status(f"{now.sources} sources, {now.sessions} sessions")
             await asyncio.sleep(REFRESH_SECONDS)
+
+    async def _look(self) -> Snapshot:
+        rows = await self.manager.shelf.do(lambda catalog: catalog.jobs.all())
+        return Snapshot(
+            jobs=tuple([await self.manager.view(row) for row in rows]),
+            sources=self.conversations.count(),
+            sessions=len(self.sessions.open_sessions()),
+            refused=self.data.refused + self._control_gate.refused + self._data_gate.refused,
+            received={row.id: self.manager.figures.since_start(row.id) for row in rows},
+            errors=dict(self.manager.happenings.errors),
+        )
 
 
 def open_port(address: Address) -> socket.socket:

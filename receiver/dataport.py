@@ -25,9 +25,10 @@ class DataPort:
 
     async def welcome(self, sock: socket.socket, visit: Visit) -> None:
         """Read the hello and admit the connection, or close it without a word: who cannot
-        prove himself learns nothing. The visit lasts as long as the connection."""
-        tune(sock)
+        prove himself learns nothing. The visit lasts as long as the connection, which its
+        session closes."""
         try:
+            tune(sock)
             hello = DataHello.parse(await _hello(sock))
             session = self._sessions.find(hello.session)
             if session is None:
@@ -36,8 +37,8 @@ class DataPort:
         except (Fault, OSError, TimeoutError, EOFError) as error:
             self.refused += 1
             _log.debug("hello.refused", because=str(error))
-            sock.close()
             return
+        visit.take()
         visit.known()
         await ended.wait()
 

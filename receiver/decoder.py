@@ -2,7 +2,8 @@
 
 What was hashed is what was sent (promise 7): the digest is taken of the buffer that is about
 to be written, after everything that could have changed it. Decompression is bounded before it
-runs: the frame must state the size that its meta states, which is at most PAYLOAD_MAX.
+runs: the frame must state the size that its meta states, which is at most PAYLOAD_MAX, and its
+window is bounded too.
 
 A decoder belongs to one connection and is used by one thread at a time.
 """
@@ -16,13 +17,17 @@ from protocol.errors import CORRUPT, PROTOCOL
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.frames import RAW, Data, Frame, decode_meta
 
+WINDOW_MAX = 1 << 23
+"""Bytes of history that a frame may ask for, which the decompressor allocates: more than the
+largest payload (1 MiB) ever needs, less than the 128 MiB that zstd itself would accept."""
+
 
 class Decoder:
     """Opens the frames of one data connection, in order."""
 
     def __init__(self, keys: SessionKeys, index: int) -> None:
         self._opener = keys.opener(index, Direction.FROM_SOURCE)
-        self._zstd = zstandard.ZstdDecompressor(max_window_size=1 << 23)
+        self._zstd = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX)
 
     @property
     def sequence(self) -> int:
@@ -55,6 +60,7 @@ class Decoder:
         return content
 
     def _expand(self, payload: memoryview, size: int, scratch: memoryview) -> memoryview:
+        """One zstd frame of exactly ``size`` bytes, into memory that exists already."""
         try:
             stated = zstandard.frame_content_size(payload)
             if stated != size:
@@ -66,6 +72,9 @@ class Decoder:
                     if count == 0:
                         raise PROTOCOL.peer(detail="compressed content ends early")
                     filled += count
+                # Asking for more makes zstd look at the frame's end, and its checksum.
+                if reader.read(1):
+                    raise PROTOCOL.peer(detail="compressed content goes on after its size")
         except zstandard.ZstdError as error:
             raise PROTOCOL.peer(detail=f"compressed content cannot be read: {error}") from error
         return scratch[:size]

@@ -20,16 +20,41 @@ Welcome = Callable[[socket.socket, "Visit"], Awaitable[None]]
 _log = log.get("gate")
 
 
-class Visit:
-    """One connection. Call :meth:`known` when it has proved who it is."""
+class Crowd:
+    """The connections of all gates together; at most ``most`` at a time."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self.task: asyncio.Task[None] | None = None
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody else may come in."""
+        return len(self._tasks) >= self._most
+
+    def add(self, task: asyncio.Task[None]) -> None:
+        """One more, until it ends."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Visit:
+    """One connection, from its accept to its end."""
+
+    def __init__(self, strangers: dict[Visit, asyncio.Task[None]]) -> None:
+        self._strangers = strangers
+        self.taken = False
+
+    def take(self) -> None:
+        """Its socket has another owner now, who closes it; until then the gate does."""
+        self.taken = True
 
     def known(self) -> None:
-        """It is a stranger no more: it cannot be turned out for others."""
-        self._gate._strangers.pop(self, None)
+        """It has proved who it is: it is a stranger no more and cannot be turned out."""
+        self._strangers.pop(self, None)
 
 
 class Gate:
@@ -37,17 +62,17 @@ class Gate:
 
     Args:
         strangers: how many may be unproven at once.
-        connections: how many in all.
+        crowd: counts the connections of this gate and its neighbours.
     """
 
     def __init__(
-        self, listener: socket.socket, welcome: Welcome, strangers: int, connections: int
+        self, listener: socket.socket, welcome: Welcome, strangers: int, crowd: Crowd
     ) -> None:
         self._listener = listener
         self._welcome = welcome
         self._most_strangers = strangers
-        self._most = connections
-        self._strangers: dict[Visit, None] = {}
+        self._crowd = crowd
+        self._strangers: dict[Visit, asyncio.Task[None]] = {}
         self._visits: set[asyncio.Task[None]] = set()
         self.refused = 0
 
@@ -71,37 +96,44 @@ class Gate:
                     continue
                 self._let_in(sock)
         finally:
+            self._listener.close()
             for task in self._visits:
                 task.cancel()
             await asyncio.gather(*self._visits, return_exceptions=True)
-            self._listener.close()
 
     def _let_in(self, sock: socket.socket) -> None:
-        if len(self._visits) >= self._most:
+        if self._crowd.full and not self._turn_out():
             self.refused += 1
             sock.close()
             return
         if len(self._strangers) >= self._most_strangers:
-            self.refused += 1
-            eldest = next(iter(self._strangers))
-            del self._strangers[eldest]
-            if eldest.task is not None:
-                eldest.task.cancel()
-        visit = Visit(self)
-        self._strangers[visit] = None
-        visit.task = asyncio.get_running_loop().create_task(self._receive(sock, visit))
-        self._visits.add(visit.task)
-        visit.task.add_done_callback(self._visits.discard)
+            self._turn_out()
+        visit = Visit(self._strangers)
+        task = asyncio.get_running_loop().create_task(self._receive(sock, visit))
+        self._strangers[visit] = task
+        self._crowd.add(task)
+        self._visits.add(task)
+        task.add_done_callback(self._visits.discard)
+
+    def _turn_out(self) -> bool:
+        """Send the eldest stranger away; False when there is none."""
+        eldest = next(iter(self._strangers), None)
+        if eldest is None:
+            return False
+        self.refused += 1
+        self._strangers.pop(eldest).cancel()
+        return True
 
     async def _receive(self, sock: socket.socket, visit: Visit) -> None:
-        sock.setblocking(False)
         try:
+            sock.setblocking(False)
             await self._welcome(sock, visit)
-        except asyncio.CancelledError:
-            sock.close()
-            raise
+        except Exception:  # noqa: BLE001 - a bug in one visit ends this visit, aloud
+            _log.exception("visit.bug")
         finally:
             visit.known()
+            if not visit.taken:
+                sock.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

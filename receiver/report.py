@@ -16,9 +16,12 @@ _GAUGES = (
     ("receiver_epoch", "The last committed checkpoint.", "epoch"),
 )
 _COUNTERS = (
-    ("receiver_logical_bytes", "Uncompressed bytes received.", "logical_bytes"),
-    ("receiver_wire_bytes", "Bytes received on data connections.", "wire_bytes"),
+    ("receiver_logical_bytes", "Uncompressed bytes received since this daemon started."),
+    ("receiver_wire_bytes", "Bytes received on data connections since this daemon started."),
 )
+"""Counted from the start of the process, as Prometheus expects: it recognises a counter that
+begins again at 0. One that went on from the catalog would, after a kill, begin a little *below*
+where it was, and ``rate()`` would take all of it for new. ``job show`` counts the job's life."""
 _DISKS = (
     ("receiver_dirty_bytes", "Bytes that the intermediate disk lacks.", "dirty_bytes"),
     ("receiver_in_flight_bytes", "Bytes without a durable answer.", "in_flight_bytes"),
@@ -27,12 +30,13 @@ _DISKS = (
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The receiver at one moment."""
+    """The receiver at one moment. ``received``: logical and wire bytes by job since its start."""
 
     jobs: tuple[JobView, ...] = ()
     sources: int = 0
     sessions: int = 0
     refused: int = 0
+    received: dict[str, tuple[int, int]] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
 
 
@@ -45,10 +49,10 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
             if (value := getattr(job, key)) is not None:
                 gauge.add_metric([job.id, job.source], value)
         yield gauge
-    for name, doc, key in _COUNTERS:
+    for at, (name, doc) in enumerate(_COUNTERS):
         counter = CounterMetricFamily(name, doc, labels=labels)
         for job in now.jobs:
-            counter.add_metric([job.id, job.source], getattr(job, key))
+            counter.add_metric([job.id, job.source], now.received.get(job.id, (0, 0))[at])
         yield counter
     for name, doc, key in _DISKS:
         gauge = GaugeMetricFamily(name, doc, labels=[*labels, "disk"])
@@ -77,7 +81,9 @@ def _states(now: Snapshot) -> Iterable[Metric]:
         "receiver_job_state", "1 for the state that a job is in.", labels=["job", "source", "state"]
     )
     kind = GaugeMetricFamily(
-        "receiver_pass", "1 for the pass that a disk is in.", labels=["job", "source", "disk", "pass"]
+        "receiver_pass",
+        "1 for the pass that a disk is in.",
+        labels=["job", "source", "disk", "pass"],
     )
     for job in now.jobs:
         state.add_metric([job.id, job.source, job.state], 1)

@@ -4,17 +4,26 @@ Opening a session fences every older one of the job: its connections are closed 
 have ended before the new one's secret is even made (promise 3). An ack means *on stable
 storage*: the session syncs in groups (time or bytes, or at once for a fence), and only what
 had been written before the sync began is acknowledged after it.
+
+Workers and the loop meet in three words only: a connection's ``written`` (set by its worker
+when a frame has been carried out), the count of unsynced bytes (under a lock), and the event
+that wakes the sync. Whoever adds to a count of nothing wakes; the count is reset *before*
+``written`` is looked at; so a frame is in the group that is about to be synced, or has woken
+the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import TYPE_CHECKING
 
-from protocol.errors import SESSION_FENCED, Fault, PeerFault
+from protocol.errors import INTERNAL, SESSION_FENCED, TOO_MANY, Fault, PeerFault
+from protocol.local import log
 from protocol.wire.data import Connections, DataHello
 from protocol.wire.frames import Ack
+from protocol.wire.limits import CONNECTIONS_MAX
 from receiver.datapath import DataConnection
 
 if TYPE_CHECKING:
@@ -23,7 +32,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from protocol.link.buffers import BufferPool
-
     from protocol.wire.crypto import SessionKeys
     from receiver.disk import IntermediateDisk
 
@@ -34,12 +42,20 @@ that the source's window stays small."""
 SYNC_BYTES = 32 << 20
 """Bytes after which a sync begins at once."""
 
+_log = log.get("session")
+
 
 class Session:
-    """One generation of writers of one job. Lives on the loop; workers call ``wrote`` only.
+    """One generation of writers of one job. Lives on the loop; workers call ``wrote`` and read
+    ``over``, ``still`` and ``disk``.
 
     Args:
+        pool: receive buffers, one for each connection; without one none is admitted.
         on_failed: called once with the fault of a disk; the session takes no more after it.
+        connections_max: open at one time.
+
+    Attributes:
+        still: the disks stand at a checkpoint; content that comes now breaks the protocol.
     """
 
     def __init__(
@@ -52,6 +68,7 @@ class Session:
         workers: Executor,
         syncers: Executor,
         on_failed: Callable[[Session, Fault], None],
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self.id = keys.session.hex()
         self.job = job
@@ -59,21 +76,29 @@ class Session:
         self.keys = keys
         self.disks = dict(disks)
         self.fault: Fault | None = None
+        self.still = False
         self._pool = pool
         self._workers = workers
         self._syncers = syncers
         self._on_failed = on_failed
-        self._book = Connections()
+        self._book = Connections(connections_max)
         self._connections: dict[int, DataConnection] = {}
         self._past_logical = 0
         self._past_wire = 0
+        self._counting = threading.Lock()
         self._unsynced = 0
         self._urgent = False
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._closing = False
-        self._ended: set[asyncio.Task[None]] = set()
-        self._syncing = self._loop.create_task(self._sync_forever(), name=f"sync {job}")
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._ending: asyncio.Task[None] | None = None
+        self._syncing = self._loop.create_task(self._keep_syncing(), name=f"sync {job}")
+
+    @property
+    def over(self) -> bool:
+        """Fenced, or a disk failed: nothing more is written."""
+        return self._closing or self.fault is not None
 
     # --- connections ----------------------------------------------------------------------
 
@@ -82,26 +107,34 @@ class Session:
         is set when it is over.
 
         Raises:
-            PeerFault: HELLO_REFUSED or TOO_MANY; the caller closes the socket.
+            PeerFault: HELLO_REFUSED, SESSION_FENCED or TOO_MANY; the caller closes the socket.
         """
         hello.verify(self.keys)
-        if self._closing:
+        if self.over:
             raise SESSION_FENCED.peer()
-        self._book.admit(hello)
-        connection = DataConnection(
-            sock, self.keys, hello.connection, self, self._pool, self._workers
-        )
+        try:
+            buffer = self._pool.borrow(timeout=0)
+        except TimeoutError:
+            raise TOO_MANY.peer(what="no receive buffer is free ([limits] memory)") from None
+        try:
+            self._book.admit(hello)
+            connection = DataConnection(
+                sock, self.keys, hello.connection, self, buffer, self._workers
+            )
+        except BaseException:
+            self._pool.give_back(buffer)
+            raise
         self._connections[hello.connection] = connection
         connection.start()
         return connection.over
 
-    def ended(self, connection: DataConnection, fault: Fault | None) -> None:
-        """A connection is over. A fault of a disk ends the session, one of the peer does not."""
-        if fault is not None and not isinstance(fault, PeerFault):
+    def ended(self, connection: DataConnection, fault: Fault) -> None:
+        """A connection is over. Our own fault ends the session, one of the peer does not."""
+        if not isinstance(fault, PeerFault):
             self.fail(fault)
         task = self._loop.create_task(self._retire(connection))
-        self._ended.add(task)
-        task.add_done_callback(self._ended.discard)
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     async def _retire(self, connection: DataConnection) -> None:
         await connection.close()
@@ -109,28 +142,38 @@ class Session:
             self._past_logical += connection.logical_bytes
             self._past_wire += connection.wire_bytes
             self._book.ended(connection.index)
+            self._pool.give_back(connection.buffer)
 
     def fail(self, fault: Fault) -> None:
         """A disk cannot be written: tell the source, take no more."""
-        if self.fault is None and not self._closing:
+        if not self.over:
             self.fault = fault
             self._on_failed(self, fault)
 
     async def close(self) -> None:
-        """The fence. When this returns nothing of this session can touch a disk any more."""
-        if self._closing:
-            return
-        self._closing = True
+        """The fence. When this returns nothing of this session can touch a disk any more.
+
+        May be called by several; one that is cancelled does not stop what has begun.
+        """
+        if self._ending is None:
+            self._closing = True
+            self._ending = self._loop.create_task(self._end(), name=f"close {self.job}")
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
         await asyncio.gather(*(self._retire(each) for each in list(self._connections.values())))
-        if self._ended:
-            await asyncio.gather(*self._ended)
+        while self._retiring:
+            await asyncio.wait(self._retiring)
         self._wake.set()
         await self._syncing
         await self._loop.run_in_executor(self._syncers, self._close_disks)
 
     def _close_disks(self) -> None:
         for disk in self.disks.values():
-            disk.close()
+            try:
+                disk.close()
+            except OSError:  # the descriptor is gone whatever close(2) says
+                _log.exception("disk.close", job=self.job, disk=disk.path)
 
     # --- figures --------------------------------------------------------------------------
 
@@ -144,79 +187,75 @@ class Session:
         """Bytes received from the data connections of this session, seals and lengths included."""
         return self._past_wire + sum(c.wire_bytes for c in self._connections.values())
 
-    # --- what connections report (from workers) ---------------------------------------------
+    # --- what connections ask and report (from workers) ----------------------------------------
 
     def disk(self, number: int) -> IntermediateDisk | None:
         """The disk that a frame names, or None when it is not of this session."""
-        return None if self._closing or self.fault else self.disks.get(number)
+        return self.disks.get(number)
 
-    def wrote(self, logical: int) -> None:
-        """A frame was carried out. Wakes the sync when there was nothing to sync, or enough."""
-        before = self._unsynced
-        self._unsynced = before + max(logical, 1)
-        if before == 0 or (before < SYNC_BYTES <= self._unsynced):
+    def wrote(self, logical: int, *, fence: bool) -> None:
+        """A frame was carried out. Wakes the sync when there was nothing to sync, or enough, or
+        the source waits for it."""
+        with self._counting:
+            before = self._unsynced
+            self._unsynced = before + max(logical, 1)
+            self._urgent = self._urgent or fence
+            wake = fence or before == 0 or before < SYNC_BYTES <= self._unsynced
+        if wake:
             self._loop.call_soon_threadsafe(self._wake.set)
-
-    def fenced(self) -> None:
-        """The source waits: sync at once."""
-        self._urgent = True
-        self._unsynced += 1
-        self._loop.call_soon_threadsafe(self._wake.set)
 
     # --- durable acks -----------------------------------------------------------------------
 
-    async def _sync_forever(self) -> None:
-        while not self._closing:
-            await self._wake.wait()
-            self._wake.clear()
-            if not self._pending():
-                continue
-            await self._gather()
-            if self._over:
-                continue
-            # Both are reset before what was written is looked at: a frame that comes in
-            # between is either in this group or has asked for the next one.
-            self._unsynced = 0
-            self._urgent = False
-            written = self._pending()
-            try:
-                await self.sync()
-            except Fault as fault:
-                self.fail(fault)
-                continue
-            for connection, sequence in written.items():
-                connection.acked = sequence
-                connection.send(Ack(sequence))
-            if self._pending():
-                self._wake.set()
-
-    @property
-    def _over(self) -> bool:
-        return self._closing or self.fault is not None
-
-    def _pending(self) -> dict[DataConnection, int]:
-        return {c: c.written for c in self._connections.values() if c.written > c.acked}
+    async def _keep_syncing(self) -> None:
+        try:
+            while not self._closing:
+                await self._wake.wait()
+                await self._gather()
+                await self._sync_group()
+        except Exception as error:  # noqa: BLE001 - without acks the source would wait for ever
+            _log.exception("session.bug", job=self.job)
+            self.fail(INTERNAL.fault(detail=f"{type(error).__name__}: {error}"))
 
     async def _gather(self) -> None:
         """Let a group form: until it is large, or old, or somebody waits for it."""
         deadline = time.monotonic() + SYNC_SECONDS
         while self._unsynced < SYNC_BYTES and not self._urgent and not self._closing:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return
+            self._wake.clear()
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     await self._wake.wait()
             except TimeoutError:
                 return
-            self._wake.clear()
+
+    async def _sync_group(self) -> None:
+        """Sync, then acknowledge what had been written before the sync began."""
+        self._wake.clear()
+        with self._counting:
+            self._unsynced = 0
+            self._urgent = False
+        written = {c: c.written for c in self._connections.values() if c.written > c.acked}
+        if not written or self.over:
+            return
+        try:
+            await self.sync()
+        except Fault:
+            return
+        for connection, sequence in written.items():
+            connection.acked = sequence
+            connection.send(Ack(sequence))
 
     async def sync(self) -> None:
         """Bring all disks to stable storage, at the same time.
 
         Raises:
-            LocalFault: TARGET_IO or RECEIVER_FULL; nothing since the last sync may be trusted.
+            LocalFault: TARGET_IO or RECEIVER_FULL; nothing since the last sync may be trusted,
+                and the session has failed.
         """
-        await asyncio.gather(
-            *(self._loop.run_in_executor(self._syncers, d.sync) for d in self.disks.values())
-        )
+        syncs = [
+            self._loop.run_in_executor(self._syncers, disk.sync) for disk in self.disks.values()
+        ]
+        try:
+            await asyncio.gather(*syncs)
+        except Fault as fault:
+            self.fail(fault)
+            raise

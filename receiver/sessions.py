@@ -1,43 +1,40 @@
-"""Opening sessions: prepare the intermediate disks of a job, and fence off who wrote before.
+"""The open sessions: one a job, each the only writer of its disks.
 
-The only place where intermediate disks are opened for writing. A source can open sessions for
-its own unfinished job only, and the session knows only that job's disks, so nothing that a
-source says can reach another's (promise 8).
+Opening, closing and committing of one job happen one after the other, under the job's lock; a
+new session waits until the last write of the old one has ended (promise 3), and a checkpoint is
+recorded while nobody can open another.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
-from protocol.diskidentity import compare_identity
-from protocol.errors import (
-    JOB_STATE,
-    SOURCE_DISK_CHANGED,
-    SOURCE_DISK_RESIZED,
-    UNKNOWN_DISK,
-    UNKNOWN_JOB,
-    Fault,
-)
+from protocol.errors import TOO_MANY, Fault
 from protocol.link.buffers import BufferPool
 from protocol.local import log
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.limits import BUFFER, SECRET
-from protocol.wire.messages import DiskInfo, OpenDisk, OpenedDisk, OpenSession, SessionOpened
-from receiver.catalog import Catalog, DiskRow, JobRow
-from receiver.disk import BlockDisk, IntermediateDisk, RawDisk
-from receiver.jobs.states import wanted
+from protocol.wire.messages import OpenSession, SessionOpened
+from receiver.opening import job_to_run, open_disks
 from receiver.session import Session
 from receiver.shelf import Shelf
 
 WINDOW_BYTES = 256 << 20
 """Bytes that a source may have unacknowledged: what the fastest link carries in the time that
 a group of writes and its sync take."""
+
+SPARE_CONNECTIONS = 2
+"""Connections beyond those offered: one that is made anew before its loss was seen."""
+
+LEAVE_STEP = 0.02
+"""Seconds between looks whether a session has ended."""
 
 _log = log.get("sessions")
 
@@ -51,7 +48,8 @@ class Sessions:
     """All open sessions of this receiver.
 
     Args:
-        memory: bytes of pooled buffers.
+        memory: bytes of pooled buffers: one for each worker thread, the rest for connections,
+            one for each.
         on_failed: called with a session whose disk failed.
     """
 
@@ -63,12 +61,13 @@ class Sessions:
         on_failed: Callable[[Session, Fault], None],
     ) -> None:
         cores = os.cpu_count() or 2
+        workers = max(2, min(16, 2 * cores))
         self._shelf = shelf
         self._storage = storage
         self._on_failed = on_failed
         self._connections = connections_for(cores)
-        self._pool = BufferPool(max(16, memory // BUFFER), BUFFER)
-        self._workers: Executor = ThreadPoolExecutor(max(2, min(16, 2 * cores)), "datapath")
+        self._pool = BufferPool(max(4, memory // BUFFER - workers), BUFFER)
+        self._workers: Executor = ThreadPoolExecutor(workers, "datapath")
         self._syncers: Executor = ThreadPoolExecutor(max(4, 2 * cores), "sync")
         self._by_id: dict[str, Session] = {}
         self._by_job: dict[str, Session] = {}
@@ -97,19 +96,31 @@ class Sessions:
 
     # --- opening ------------------------------------------------------------------------------
 
-    async def open(self, source: str, message: OpenSession, data_port: int) -> SessionOpened:
+    async def open(
+        self, source: str, message: OpenSession, data_port: int, *, here: bool = False
+    ) -> SessionOpened:
         """Fence older writers, open the disks, and make the new session's secret.
+
+        Args:
+            source: who asks.
+            message: its words.
+            data_port: where data connections are to be made.
+            here: the source runs on this machine, so that a target may be its own disk.
 
         Raises:
             Fault: the job is not this source's, is not to run, or a disk refuses.
         """
+        # First of all, so that a lock is never made for a name that a peer thought up.
+        await self._shelf.do(lambda catalog: job_to_run(catalog, source, message.job))
         async with self._locks[message.job]:
-            job, rows = await self._shelf.do(lambda catalog: _job(catalog, source, message.job))
             await self._close(message.job)
-            _check_disks(rows, message.disks)
-            disks, opened = await self._shelf.do(
-                lambda catalog: _open_disks(catalog, self._storage, job, rows)
+            free = self._pool.count - self._pool.leased
+            if free < 1:
+                raise TOO_MANY.fault(what="all receive buffers are in use ([limits] memory)")
+            job, disks, opened = await self._shelf.do(
+                lambda catalog: open_disks(catalog, self._storage, source, message, here)
             )
+            connections = min(self._connections, free)
             secret, identity = secrets.token_bytes(SECRET), secrets.token_bytes(16)
             session = Session(
                 job.id,
@@ -120,6 +131,7 @@ class Sessions:
                 self._workers,
                 self._syncers,
                 self._on_failed,
+                connections_max=SPARE_CONNECTIONS + connections,
             )
             self._by_id[session.id] = self._by_job[job.id] = session
             _log.info("session.opened", job=job.id, source=source, disks=len(disks))
@@ -130,9 +142,20 @@ class Sessions:
                 data_port=data_port,
                 epoch=job.epoch,
                 disks=tuple(opened),
-                connections=self._connections,
+                connections=connections,
                 window_bytes=WINDOW_BYTES,
             )
+
+    @contextlib.asynccontextmanager
+    async def alone(self, job: str) -> AsyncIterator[Session | None]:
+        """A job's session, which is neither replaced nor closed within the block.
+
+        ``job`` is one that exists.
+        """
+        async with self._locks[job]:
+            yield self._by_job.get(job)
+
+    # --- closing ------------------------------------------------------------------------------
 
     async def close(self, job: str) -> None:
         """End a job's session, if it has one. Nothing writes to its disks afterwards."""
@@ -147,104 +170,31 @@ class Sessions:
                 if self._by_job.get(found.job) is found:
                     await self._close(found.job)
 
+    async def leave(self, session: Session, seconds: float) -> None:
+        """End a session, but give its source so long to end it by itself."""
+        until = asyncio.get_running_loop().time() + seconds
+        while session.id in self._by_id and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(LEAVE_STEP)
+        await self.close_session(session.id)
+
+    def forget(self, job: str) -> None:
+        """A job is deleted: nothing of it is kept."""
+        self._past.pop(job, None)
+        if not self._locks[job].locked():
+            del self._locks[job]
+
     async def _close(self, job: str) -> None:
-        session = self._by_job.pop(job, None)
+        session = self._by_job.get(job)
         if session is None:
             return
-        del self._by_id[session.id]
+        # Until it is closed it is the job's: who comes next waits for the same end.
         await session.close()
-        logical, wire = self._past.get(job, (0, 0))
-        self._past[job] = (logical + session.logical_bytes, wire + session.wire_bytes)
-        _log.info("session.closed", job=job)
+        if self._by_job.pop(job, None) is not None:
+            del self._by_id[session.id]
+            logical, wire = self._past.get(job, (0, 0))
+            self._past[job] = (logical + session.logical_bytes, wire + session.wire_bytes)
+            _log.info("session.closed", job=job)
 
     async def close_all(self) -> None:
         """End all sessions: the daemon stops."""
         await asyncio.gather(*(self.close(job) for job in list(self._by_job)))
-
-
-def _job(catalog: Catalog, source: str, job: str) -> tuple[JobRow, list[DiskRow]]:
-    """The job, if it is this source's and is to run now."""
-    row = catalog.jobs.get(job)
-    if row.source != source:
-        raise UNKNOWN_JOB.fault(job=job)
-    if wanted(row.state) != "run" or row.held:
-        raise JOB_STATE.fault(job=job, state=row.state, action="synced")
-    return row, catalog.disks.of_job(job)
-
-
-def _check_disks(rows: list[DiskRow], offered: tuple[OpenDisk, ...]) -> None:
-    """Refuse when the source's disks are not those that the job was made for."""
-    by_path = {disk.path: disk for disk in offered}
-    for row in rows:
-        disk = by_path.get(row.source_path)
-        if disk is None or len(by_path) != len(rows):
-            raise UNKNOWN_DISK.fault(source="", path=row.source_path)
-        if disk.size != row.size:
-            raise SOURCE_DISK_RESIZED.fault(path=disk.path, before=row.size, after=disk.size)
-        info = DiskInfo(path=disk.path, size=disk.size, kind="disk", identity=disk.identity)
-        if detail := compare_identity(row.identity, row.size, info):
-            raise SOURCE_DISK_CHANGED.fault(path=disk.path, detail=detail)
-
-
-def _open_disks(
-    catalog: Catalog, storage: Path, job: JobRow, rows: list[DiskRow]
-) -> tuple[dict[int, IntermediateDisk], list[OpenedDisk]]:
-    """Open all or none; say which are known to hold only zeros, for the last time."""
-    disks: dict[int, IntermediateDisk] = {}
-    opened: list[OpenedDisk] = []
-    try:
-        for row in rows:
-            disk, generation = _open_disk(catalog, storage, job, row)
-            disks[row.number] = disk
-            fresh = row.fresh and disk.known_zero
-            # Before the first byte is accepted: after a crash nobody calls it empty again.
-            catalog.disks.written(job.id, row.number)
-            opened.append(
-                OpenedDisk(
-                    path=row.source_path,
-                    number=row.number,
-                    generation=generation,
-                    fresh=fresh,
-                    intermediate=row.intermediate,
-                )
-            )
-    except BaseException:
-        for disk in disks.values():
-            disk.close()
-        raise
-    return disks, opened
-
-
-def _open_disk(
-    catalog: Catalog, storage: Path, job: JobRow, row: DiskRow
-) -> tuple[IntermediateDisk, str]:
-    if row.kind == "device":
-        others = [(other.job, other.intermediate) for other in catalog.disks.devices()]
-        device = BlockDisk.open(
-            row.intermediate,
-            row.size,
-            job=job.id,
-            others=others,
-            storage=storage,
-            identity=row.target,
-            source=row.identity,
-        )
-        return device, row.generation
-    disk = RawDisk.open(
-        storage,
-        job.id,
-        Path(row.intermediate).name,
-        size=row.size,
-        generation=row.generation,
-        identity=row.target,
-    )
-    if disk.trusted:
-        return disk, row.generation
-    try:
-        disk.distrust()
-        generation = catalog.disks.renew(job.id, row.number, disk.identity(), fresh=False)
-        disk.set_generation(generation)
-    except BaseException:
-        disk.close()
-        raise
-    return disk, generation

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from protocol.errors import CATALOG_UNUSABLE
 from receiver.catalog import Catalog
 
 T = TypeVar("T")
@@ -16,9 +18,10 @@ T = TypeVar("T")
 class Shelf:
     """One thread, one :class:`Catalog`. ``await shelf.do(lambda catalog: ...)``."""
 
-    def __init__(self, catalog: Catalog, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, catalog: Catalog, thread: ThreadPoolExecutor, path: Path) -> None:
         self._catalog = catalog
         self._thread = thread
+        self._path = path
 
     @classmethod
     async def open(cls, path: Path) -> Shelf:
@@ -33,15 +36,21 @@ class Shelf:
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(catalog, thread)
+        return cls(catalog, thread, path)
 
     async def do(self, work: Callable[[Catalog], T]) -> T:
         """Run ``work`` in the catalog's thread; one at a time, in the order asked.
 
         Shielded: a caller that is cancelled does not leave half a decision behind.
+
+        Raises:
+            LocalFault: CATALOG_UNUSABLE: its disk is full or failed; nothing was changed.
         """
         loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._thread, work, self._catalog))
+        try:
+            return await asyncio.shield(loop.run_in_executor(self._thread, work, self._catalog))
+        except sqlite3.DatabaseError as error:
+            raise CATALOG_UNUSABLE.fault(path=self._path, problem=str(error)) from error
 
     async def close(self) -> None:
         """Finish what was asked and close."""

@@ -138,6 +138,21 @@ def drop(storage: Path, job: str, epoch: int) -> None:
         raise TARGET_IO.fault(path=_home(storage, job), detail=error.strerror) from error
 
 
+def forget(storage: Path, job: str) -> None:
+    """Remove all snapshots of a job, committed or not: the job is being deleted.
+
+    Raises:
+        LocalFault: TARGET_IO.
+    """
+    home = _home(storage, job)
+    try:
+        sweep(storage, job, ())
+        with contextlib.suppress(OSError):  # not there, or something of a person's is in it
+            home.rmdir()
+    except OSError as error:
+        raise TARGET_IO.fault(path=home, detail=error.strerror) from error
+
+
 def sweep(storage: Path, job: str, committed: Collection[int]) -> list[str]:
     """At start: remove what a crash left of a job: half-made, half-removed, never committed.
 

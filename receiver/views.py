@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from protocol.units import format_instant, instant_of
 from protocol.views import CheckpointView, DiskView, IntermediateView, JobView, SourceView
 from protocol.wire.messages import DiskReport, JobReport
 from receiver.catalog import CheckpointRow, DiskRow, JobRow, SourceRow
 
 _WORKING = frozenset({"preparing", "syncing", "checkpointing"})
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Whether a source is connected; ``seen``: when it was last heard. Unix seconds."""
+
+    connected: bool
+    seen: float | None
+    now: float
+
+    @property
+    def away(self) -> float:
+        """Seconds for which nothing has been heard of it."""
+        return 0.0 if self.connected or self.seen is None else max(0.0, self.now - self.seen)
+
+    @property
+    def sentence(self) -> str:
+        """Why the figures may be old; empty while it is connected."""
+        if self.connected:
+            return ""
+        if self.seen is None:
+            return "source has never connected"
+        return f"source not connected since {text(self.seen)}"
 
 
 def text(instant: float | None) -> str | None:
@@ -32,16 +57,22 @@ def job_view(
     disks: list[DiskRow],
     checkpoint: CheckpointRow | None,
     report: JobReport | None,
-    connected: bool,
+    presence: Presence,
     received: tuple[int, int],
 ) -> JobView:
     """A job as ``job show`` prints it.
 
     Args:
         report: the source's last word, live or stored.
+        presence: is the source here? While it is away its last figures are shown, with the
+            sentence that says since when; nothing moves, nothing is in flight, and changes
+            that nobody reports grow older.
         received: logical and wire bytes of all its sessions.
     """
-    working = job.state in _WORKING and connected
+    working = job.state in _WORKING and presence.connected
+    sentence = report.sentence if report else ""
+    if not presence.connected and job.state != "finished":
+        sentence = presence.sentence
     by_path = {disk.path: disk for disk in report.disks} if report else {}
     return JobView(
         id=job.id,
@@ -49,7 +80,7 @@ def job_view(
         source=job.source,
         state=job.state,
         outcome=job.outcome,
-        connected=connected,
+        connected=presence.connected,
         held=job.held,
         consistency=checkpoint.consistency if checkpoint else None,
         epoch=job.epoch,
@@ -57,8 +88,8 @@ def job_view(
         remaining_seconds=report.remaining_seconds if report and working else None,
         logical_bytes=received[0],
         wire_bytes=received[1],
-        lag_seconds=report.lag_seconds if report else 0.0,
-        sentence=report.sentence if report else "",
+        lag_seconds=_lag(job, report, presence),
+        sentence=sentence,
         error=job.error,
         bandwidth=job.spec.bandwidth,
         compress=job.spec.compress,
@@ -68,12 +99,22 @@ def job_view(
         next_sync=text(job.next_sync),
         created=text(job.created) or "",
         valid_until=text(job.valid_until),
-        disks=tuple(disk_view(disk, by_path.get(disk.source_path)) for disk in disks),
+        disks=tuple(
+            disk_view(disk, by_path.get(disk.source_path), connected=presence.connected)
+            for disk in disks
+        ),
         checkpoint=checkpoint_view(checkpoint) if checkpoint else None,
     )
 
 
-def disk_view(row: DiskRow, report: DiskReport | None) -> DiskView:
+def _lag(job: JobRow, report: JobReport | None, presence: Presence) -> float:
+    """Age of the oldest change not held: what the source said, and all that passed since."""
+    if report is None or job.state in {"finished", "expired"}:
+        return 0.0
+    return report.lag_seconds + presence.away
+
+
+def disk_view(row: DiskRow, report: DiskReport | None, *, connected: bool = True) -> DiskView:
     """A disk of a job; before the source has said anything, all of it is to be copied."""
     known = report or DiskReport(path=row.source_path, size=row.size, dirty_bytes=row.size)
     return DiskView(
@@ -82,7 +123,7 @@ def disk_view(row: DiskRow, report: DiskReport | None) -> DiskView:
         total_bytes=known.total_bytes,
         transferred_bytes=known.transferred_bytes,
         dirty_bytes=known.dirty_bytes,
-        in_flight_bytes=known.in_flight_bytes,
+        in_flight_bytes=known.in_flight_bytes if connected else 0,
         differing_bytes=known.differing_bytes,
         pass_=known.pass_,
         passed=known.passed,
@@ -108,9 +149,7 @@ def source_view(source: SourceRow, connected: bool, job: JobRow | None) -> Sourc
     )
 
 
-def intermediate_view(
-    job: JobRow, row: DiskRow, allocated: int, in_use: bool
-) -> IntermediateView:
+def intermediate_view(job: JobRow, row: DiskRow, allocated: int, in_use: bool) -> IntermediateView:
     """An intermediate disk."""
     return IntermediateView(
         job=job.id,

@@ -23,7 +23,7 @@ class Backoff:
     ) -> None:
         self._first = first
         self._longest = longest
-        self._rng = rng or random.Random()
+        self._rng = rng or random.Random()  # noqa: S311 - it spreads attempts, it hides nothing
         self._attempts = 0
 
     def reset(self) -> None:

@@ -61,6 +61,7 @@ class ControlLink:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._beating: asyncio.Task[None] | None = None
         self._silent: Fault | None = None
+        self._heard = False
         self.closed = asyncio.Event()
 
     async def __aenter__(self) -> ControlLink:
@@ -143,11 +144,24 @@ class ControlLink:
         first = self.messages()
         try:
             await anext(first, None)
+        except Fault as fault:
+            raise self._unheard(fault) from fault
         finally:
             await first.aclose()
         if self.greeted is None:
             raise CONNECTION_LOST.peer(peer="the peer", detail="it said no greeting")
         return self.greeted
+
+    def _unheard(self, fault: Fault) -> Fault:
+        """What it means that the greeting failed. In TLS 1.3 a server looks at our certificate
+        after our side of the handshake is over (RFC 8446, section 4.4.2), and asyncio closes
+        without sending the alert: all that we see is an end before the first word.
+        """
+        ours = self.core.role is Role.SOURCE and self.core.authenticated is not None
+        if ours and not self._heard and fault.code == CONNECTION_LOST.code:
+            detail = "the receiver hung up when it had seen it; it may be of another authority"
+            return CERTIFICATE_REFUSED.peer(detail=detail)
+        return fault
 
     async def messages(self) -> AsyncGenerator[ControlMessage | Greeted, None]:
         """What the peer says, without answers to our requests, until it closes.
@@ -174,6 +188,7 @@ class ControlLink:
                         raise self._silent
                     self.core.ended()
                     return
+                self._heard = True
                 self.core.receive(data, self._loop.time())
         except Fault as error:
             fault = error

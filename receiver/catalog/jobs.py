@@ -75,6 +75,11 @@ class Jobs:
             raise UNKNOWN_JOB.fault(job=job)
         return rows.job(row)
 
+    def find(self, job: str) -> JobRow | None:
+        """The job with this id, or None."""
+        row = self._store.one("SELECT * FROM jobs WHERE id = ?", (job,))
+        return None if row is None else rows.job(row)
+
     def all(self) -> list[JobRow]:
         """All jobs, oldest first."""
         return [rows.job(row) for row in self._store.all("SELECT * FROM jobs ORDER BY created, id")]

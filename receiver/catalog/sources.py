@@ -97,6 +97,11 @@ class Sources:
             (name, now, address, software),
         )
 
+    def last_seen(self, name: str) -> float | None:
+        """When a source was last heard, as Unix seconds; None when it never was."""
+        row = self._store.one("SELECT last_seen FROM sources WHERE name = ?", (name,))
+        return None if row is None else row["last_seen"]
+
     def offer(self, name: str, disks: tuple[DiskInfo, ...]) -> None:
         """Record the disks that the source says it has."""
         self._store.change(

@@ -79,16 +79,22 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing; inside another transaction, a part of that one."""
-        if self._connection.in_transaction:
+        if self._within():
             yield
             return
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            # Also when the commit itself fails (disk full): a transaction that is left open
+            # would swallow all later ones. SQLite may have rolled back by itself already.
+            if self._within():
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
+
+    def _within(self) -> bool:
+        return self._connection.in_transaction
 
     def change(self, statement: str, values: Sequence[Value] = ()) -> int:
         """Run a statement that writes; how many rows it changed."""

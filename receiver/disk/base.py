@@ -52,6 +52,7 @@ class IntermediateDisk(abc.ABC):
         self.known_zero = known_zero
         self._descriptor = descriptor
         self._idle = threading.Condition()
+        self._syncing = threading.Lock()
         self._calls = 0
         self._closed = False
         self._poison: LocalFault | None = None
@@ -113,13 +114,20 @@ class IntermediateDisk(abc.ABC):
                 poisoned for good: reopen it, under a new generation.
             ValueError: the disk is closed.
         """
-        with self._call(0, 0):
+        # One at a time: of two that run at once, only one is told of an error (the kernel
+        # reports it once for a descriptor), and the other would call lost data durable.
+        with self._syncing, self._call(0, 0):
             try:
                 os.fdatasync(self._descriptor)
             except OSError as error:
                 self._poison = self._fault(error)
                 self._distrust()
                 raise self._poison from error
+
+    def is_hole(self, offset: int, length: int) -> bool:
+        """Whether a range is known to read as zeros without being read. False says nothing."""
+        with self._call(offset, length):
+            return self._is_hole(offset, length)
 
     @abc.abstractmethod
     def allocated_extents(self) -> list[tuple[int, int]]:
@@ -147,6 +155,9 @@ class IntermediateDisk(abc.ABC):
     @abc.abstractmethod
     def _zero_by_kernel(self, offset: int, length: int) -> bool:
         """Zero without writing; False when that cannot be done here."""
+
+    def _is_hole(self, offset: int, length: int) -> bool:
+        return False
 
     def _distrust(self) -> None:
         """After a failed sync: drop the cache, which may show what was never stored."""

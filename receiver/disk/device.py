@@ -21,6 +21,9 @@ SECTOR = 512
 Number = tuple[int, int]
 """Major and minor."""
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""Random for each boot (random(4)): two processes that read the same run on the same kernel."""
+
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _MARKS = (
     "serial",
@@ -178,6 +181,12 @@ class Machine:
         found = {holder.name for where in (place, whole) for holder in where.glob("holders/*")}
         found |= {holder.name for holder in place.glob("*/holders/*")}
         return tuple(sorted(found))
+
+
+def same_machine(boot: str) -> bool:
+    """Whether a peer that read this boot id runs on our kernel, so that its paths and ours may
+    name the same disks."""
+    return bool(boot) and BOOT_ID.read_text().strip() == boot
 
 
 def _marks(place: Path, whole: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from protocol.errors import TARGET_CHANGED, TARGET_IN_USE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from receiver.catalog.rows import TargetIdentity
@@ -154,25 +154,72 @@ def difference(descriptor: int, size: int, identity: TargetIdentity) -> str:
     return ""
 
 
-def remove_leftover(directory: int, name: str) -> None:
-    """Remove a file without data, which a crash can leave between its making and the catalog."""
+def remove_leftover(directory: int, name: str) -> bool:
+    """Remove a file without data, which a crash can leave between its making and the catalog.
+
+    Returns:
+        Whether it was removed. A file that another process has locked is not.
+    """
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     except OSError:
-        return  # absent, or no file of ours: making it will say so
+        return False  # absent, or no file of ours: making it will say so
     try:
         status = os.fstat(descriptor)
-        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and is_all_hole(descriptor):
-            os.unlink(name, dir_fd=directory)
+        plain = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+        if not plain or not is_all_hole(descriptor):
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name, dir_fd=directory)
+    except BlockingIOError:
+        return False
     finally:
         os.close(descriptor)
+    return True
 
 
 def is_all_hole(descriptor: int) -> bool:
     """Whether not one byte was ever written (or all of it was punched): read from the file
     itself, so it is true whatever the catalog remembers."""
+    return is_hole(descriptor, 0, os.fstat(descriptor).st_size)
+
+
+def is_hole(descriptor: int, offset: int, length: int) -> bool:
+    """Whether the filesystem has no data in a range of a file."""
     try:
-        os.lseek(descriptor, 0, os.SEEK_DATA)
+        return os.lseek(descriptor, offset, os.SEEK_DATA) >= offset + length
     except OSError as error:
         return error.errno == errno.ENXIO
-    return False
+
+
+def sweep_orphans(storage: Path, known: Mapping[str, Collection[str]]) -> list[str]:
+    """Remove what a crash left of a job before the catalog knew of it: files without data.
+
+    A file goes only if the catalog does not name it, it is a regular file with one name and
+    not one byte of data, and nobody holds it. All else is left for a person to judge.
+
+    Args:
+        storage: the receiver's storage directory.
+        known: names of the files of each job in the catalog.
+
+    Returns:
+        What was removed, as ``<job>/<name>``.
+    """
+    home = storage / DIRECTORY
+    if not home.is_dir() or home.is_symlink():
+        return []
+    removed = []
+    for entry in sorted(home.iterdir()):
+        if entry.is_symlink() or not entry.is_dir() or _JOB.fullmatch(entry.name) is None:
+            continue
+        with job_directory(storage, entry.name, create=False) as directory:
+            strange = set(os.listdir(directory)) - set(known.get(entry.name, ()))
+            removed += [
+                f"{entry.name}/{name}"
+                for name in sorted(strange)
+                if name.endswith(".raw") and remove_leftover(directory, name)
+            ]
+        if entry.name not in known:
+            with contextlib.suppress(OSError):  # something is in it: the directory stays
+                entry.rmdir()
+    return removed

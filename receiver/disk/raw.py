@@ -177,6 +177,9 @@ class RawDisk(IntermediateDisk):
     def _zero_by_kernel(self, offset: int, length: int) -> bool:
         return zeroing.punch_hole(self._descriptor, offset, length)
 
+    def _is_hole(self, offset: int, length: int) -> bool:
+        return files.is_hole(self._descriptor, offset, length)
+
     def _distrust(self) -> None:
         super()._distrust()
         self.trusted = False

@@ -33,7 +33,7 @@ GOOD = JobSpec(source="web01", disks=("/dev/vda", "/dev/vdb"))
         ({"keep": 101}, "keep"),
         ({"bandwidth": -1}, "bandwidth"),
         ({"freeze_budget": 0.0}, "freeze_budget"),
-        ({"freeze_budget": 61.0}, "freeze_budget"),
+        ({"freeze_budget": 601.0}, "freeze_budget"),
         ({"valid": 0.0}, "valid"),
         ({"start": "at"}, "time"),
         ({"start_at": 5.0}, "time"),

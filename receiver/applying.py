@@ -1,0 +1,135 @@
+"""What a frame does: content goes to a disk, digests become an answer.
+
+Runs in a worker, between the opened frame and its number being called *written*. Everything
+that could take long is cut into steps, and between two steps it is asked whether the session
+is still wanted, so that a fence never waits for a terabyte of zeros.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+
+import xxhash
+
+from protocol.errors import DISK_NOT_OF_JOB, PROTOCOL, SESSION_FENCED
+from protocol.wire.frames import Data, Digests, Segment, block_count
+from protocol.wire.limits import DIGEST_SIZE
+
+if TYPE_CHECKING:
+    from receiver.decoder import Decoder
+    from receiver.disk import IntermediateDisk
+
+ZERO_STEP = 256 << 20
+"""Bytes that are zeroed in one call: a device that must write them takes a second or less."""
+
+
+class Target(Protocol):
+    """What frames are applied to: the disks of one session, for as long as it lives."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing may be written any more: fenced, or a disk failed."""
+
+    @property
+    def still(self) -> bool:
+        """The disks stand at a checkpoint and must not change."""
+
+    def disk(self, number: int) -> IntermediateDisk | None:
+        """The disk with this number, if the session has it."""
+
+
+class Applier:
+    """Applies the frames of one data connection, in order, in one thread at a time."""
+
+    def __init__(self, target: Target, decoder: Decoder, seed: int) -> None:
+        self._target = target
+        self._decoder = decoder
+        self._seed = seed
+
+    def data(self, frame: Data, payload: memoryview, scratch: memoryview) -> int:
+        """Write one DATA frame: its segments' content lies in the payload one after the other.
+
+        Args:
+            scratch: PAYLOAD_MAX bytes or more that may be overwritten.
+
+        Returns:
+            Logical bytes, zeros included.
+
+        Raises:
+            PeerFault: not of this session, not what its digest says, or not now.
+            LocalFault: the disk failed; nothing of the frame may be believed.
+        """
+        disk = self._disk(frame.disk, frame.segments)
+        content = self._decoder.content(frame, payload, scratch)
+        at = logical = 0
+        for offset, length, zero in frame.segments:
+            if zero:
+                self._zero(disk, offset, length)
+            else:
+                disk.write(offset, content[at : at + length])
+                at += length
+            logical += length
+        return logical
+
+    def digests(self, frame: Digests, payload: memoryview, scratch: memoryview) -> bytes:
+        """Compare our blocks with the source's digests: a bit for each, 1 where they differ.
+
+        Raises:
+            PeerFault, LocalFault: as for :meth:`data`.
+        """
+        disk = self._disk(frame.disk, frame.ranges)
+        block = frame.block
+        bits = bytearray(-(-block_count(frame) // 8))
+        step = len(scratch) // block * block
+        number = 0
+        for offset, length, _ in frame.ranges:
+            end = offset + length
+            for start in range(offset, end, step):
+                self._refuse_if_over()
+                size = min(step, end - start)
+                ours = self._block_digests(disk, start, scratch[:size], block)
+                for mine in ours:
+                    at = number * DIGEST_SIZE
+                    if mine != payload[at : at + DIGEST_SIZE]:
+                        bits[number >> 3] |= 1 << (number & 7)
+                    number += 1
+        return bytes(bits)
+
+    def _block_digests(
+        self, disk: IntermediateDisk, start: int, part: memoryview, block: int
+    ) -> list[bytes]:
+        size = len(part)
+        if disk.is_hole(start, size):
+            lengths = [min(block, size - at) for at in range(0, size, block)]
+            return [_zero_digest(length, self._seed) for length in lengths]
+        disk.read_into(start, part)
+        digest, seed = xxhash.xxh3_128_digest, self._seed
+        return [digest(part[at : at + block], seed) for at in range(0, size, block)]
+
+    def _zero(self, disk: IntermediateDisk, offset: int, length: int) -> None:
+        for start in range(offset, offset + length, ZERO_STEP):
+            self._refuse_if_over()
+            disk.zero(start, min(ZERO_STEP, offset + length - start))
+
+    def _disk(self, number: int, segments: tuple[Segment, ...]) -> IntermediateDisk:
+        """The disk that a frame names, if all of the frame lies on it."""
+        self._refuse_if_over()
+        if self._target.still:
+            raise PROTOCOL.peer(detail="content while the disks stand at a checkpoint")
+        disk = self._target.disk(number)
+        if disk is None:
+            raise DISK_NOT_OF_JOB.peer(disk=number)
+        last = segments[-1]  # they ascend: the decoder has seen to it
+        if last.offset + last.length > disk.size:
+            raise DISK_NOT_OF_JOB.peer(disk=f"{number} beyond its end")
+        return disk
+
+    def _refuse_if_over(self) -> None:
+        if self._target.over:
+            raise SESSION_FENCED.peer()
+
+
+@lru_cache(maxsize=256)  # a few lengths for each session's seed
+def _zero_digest(length: int, seed: int) -> bytes:
+    return xxhash.xxh3_128_digest(bytes(length), seed)
