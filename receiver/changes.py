@@ -159,7 +159,10 @@ def not_taken(row: JobRow, message: CheckpointFailed, now: float) -> JobRow | No
     due = None
     if row.spec.every is not None:
         due = next_sync(row.next_sync or row.started or now, row.spec.every, now)
-    state = "waiting" if due is not None else row.state
+    # Not left to the source's next report: who was refused may ask again at once.
+    state = "syncing" if row.state == "checkpointing" else row.state
+    if due is not None:
+        state = "waiting"
     return changed(row, wanted=None, error=message.error, state=state, next_sync=due)
 
 
