@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import ssl
 from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from protocol.errors import (
     CA_MISMATCH,
@@ -36,6 +36,14 @@ READ_SIZE = 64 << 10
 REQUEST_TIMEOUT = 120.0
 """Seconds to wait for an answer. Opening a session may wait for the writes of an older one, a
 commit for the sync and the snapshot of large disks."""
+
+
+UNREAD_MAX = 4 << 20
+"""Bytes that may wait for a peer that does not read: four of the largest messages. A peer that
+asks and never listens would otherwise fill our memory with answers."""
+
+GOODBYE_SECONDS = 2.0
+"""For the last words to go out before the connection is cut."""
 
 
 class ControlLink:
@@ -64,7 +72,7 @@ class ControlLink:
         self._heard = False
         self.closed = asyncio.Event()
 
-    async def __aenter__(self) -> ControlLink:
+    async def __aenter__(self) -> Self:
         self._flush(self.core.take_output())
         self._beating = self._loop.create_task(self._beat(), name="heartbeat")
         return self
@@ -78,8 +86,10 @@ class ControlLink:
         self._fail_waiting(CONNECTION_LOST.peer(peer="the peer", detail="closed"))
         self._writer.close()
         with contextlib.suppress(OSError, ssl.SSLError, TimeoutError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(GOODBYE_SECONDS):
                 await self._writer.wait_closed()
+                return
+        self._writer.transport.abort()
 
     @property
     def peer_address(self) -> str:
@@ -88,7 +98,8 @@ class ControlLink:
         return f"{peer[0]}:{peer[1]}" if peer else "unknown"
 
     def abort(self) -> None:
-        """Close without waiting: what was sent still goes out, nothing more is heard."""
+        """Close without waiting: what was sent still goes out, for a moment; who pulls
+        :meth:`messages` looks at ``closed`` and believes nothing more."""
         self.closed.set()
         self._writer.close()
 
@@ -98,8 +109,10 @@ class ControlLink:
         """Say something that needs no answer. Messages are small: nothing waits.
 
         Raises:
-            LocalFault: CONNECTION_LOST when the connection is over.
+            Fault: CONNECTION_LOST when the connection is over, or the peer reads nothing.
         """
+        if self._writer.is_closing():
+            raise CONNECTION_LOST.fault(peer="the peer", detail="the connection is closed")
         self._flush(self.core.send(message))
 
     def new_id(self) -> int:
@@ -130,8 +143,17 @@ class ControlLink:
             self._waiting.pop(number, None)
 
     def _flush(self, data: bytes) -> None:
-        if data:
-            self._writer.write(data)
+        if not data or self._writer.is_closing():
+            return
+        self._writer.write(data)
+        if self._writer.transport.get_write_buffer_size() > UNREAD_MAX:
+            self._cut(CONNECTION_LOST.peer(peer="the peer", detail="it reads nothing"))
+
+    def _cut(self, fault: Fault) -> None:
+        """End it now: nothing that waits to be written will ever be read."""
+        self._silent = fault
+        self.closed.set()
+        self._writer.transport.abort()
 
     # --- listening ----------------------------------------------------------------------------
 
@@ -235,9 +257,9 @@ class ControlLink:
                 self._flush(self.core.beat(now))
                 await asyncio.sleep(max(0.01, min(1.0, self.core.due(now) - now)))
         except Fault as fault:
-            self._silent = fault
+            # Who is silent will not read our goodbye either: it is written, but not waited for.
             self._flush(self.core.take_output())
-            self._writer.close()
+            self._cut(fault)
         except OSError:
             self._writer.close()
 
