@@ -19,7 +19,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from protocol.errors import INTERNAL, SESSION_FENCED, TOO_MANY, Fault, PeerFault
+from protocol.errors import CONNECTION_LOST, INTERNAL, SESSION_FENCED, TOO_MANY, Fault, PeerFault
 from protocol.local import log
 from protocol.wire.data import Connections, DataHello
 from protocol.wire.frames import Ack
@@ -132,6 +132,10 @@ class Session:
         """A connection is over. Our own fault ends the session, one of the peer does not."""
         if not isinstance(fault, PeerFault):
             self.fail(fault)
+        elif fault.code != CONNECTION_LOST.code and not self._closing:
+            _log.warning(
+                "connection.ended", job=self.job, code=fault.code, because=fault.sentence
+            )
         task = self._loop.create_task(self._retire(connection))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
