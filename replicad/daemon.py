@@ -31,7 +31,9 @@ from protocol.views import SourceStatus, TrackerView
 from protocol.wire.greeting import Greeting
 from protocol.wire.messages import Answer, Ask, Inventory, JobOrder, SessionFailed
 from replicad import __version__
-from replicad.engine.job import JobEngine, Settings
+from replicad.engine.job import JobEngine, internal
+from replicad.engine.session import Settings
+from replicad.freeze.leftover import thaw_leftovers
 from replicad.inventory import disks_of
 from replicad.report import Snapshot, metrics, source_status
 from replicad.tracker import (
@@ -119,6 +121,9 @@ class Daemon:
                 if fault.code == NOT_ENROLLED.code:
                     await asyncio.sleep(UNENROLLED_SECONDS)
                     continue
+            except Exception as error:  # noqa: BLE001 - a bug must not end status and control
+                _log.exception("receiver.bug")
+                self._note(internal(error))
             await asyncio.sleep(backoff.next())
 
     def _load(self) -> Identity:
@@ -139,13 +144,9 @@ class Daemon:
 
     async def _converse(self, identity: Identity, backoff: Backoff) -> None:
         address = parse_address(identity.address, 0)
-        greeting = Greeting(
-            software=f"replicad {__version__}", name=identity.name, boot=boot_id()
-        )
+        greeting = Greeting(software=f"replicad {__version__}", name=identity.name, boot=boot_id())
         context = identity.client_context()
-        async with await dial(
-            address.host, address.port, context, greeting, identity.name
-        ) as link:
+        async with await dial(address.host, address.port, context, greeting, identity.name) as link:
             await link.greet()
             backoff.reset()
             self._sentence = ""
@@ -171,9 +172,7 @@ class Daemon:
         while True:
             if loop.time() >= look_at:
                 look_at = loop.time() + INVENTORY_SECONDS
-                found = tuple(
-                    await loop.run_in_executor(None, disks_of, self._config.source.disks)
-                )
+                found = tuple(await loop.run_in_executor(None, disks_of, self._config.source.disks))
                 if found != told:
                     told = found
                     link.send(Inventory(disks=found))
@@ -232,10 +231,10 @@ class Daemon:
         self.latest = Snapshot(
             connected=self._link is not None,
             report=report,
-            frozen=tuple(self.engine.frozen),
-            errors=dict(self._errors + self.engine.errors),
+            frozen=tuple(self.engine.standing.frozen),
+            errors=dict(self._errors + self.engine.standing.errors),
             misses=report.tracker_misses if report else 0,
-            reconnects=self.engine.reconnects,
+            reconnects=self.engine.standing.reconnects,
         )
         return self.latest
 
@@ -365,11 +364,24 @@ async def _refresh(daemon: Daemon, notifier: Notifier) -> None:
         await asyncio.sleep(REPORT_SECONDS)
 
 
+def _thaw_leftovers(config: Config) -> None:
+    """Before all else: what may wait for a filesystem that a killed predecessor left frozen."""
+    record = Settings(config.runtime.directory, config.hooks.directory).frozen_record
+    try:
+        thawed = thaw_leftovers(record)
+    except ValueError as error:
+        _log.error("freeze.record_unusable", because=str(error))
+        return
+    if thawed:
+        _log.warning("freeze.leftover_thawed", mounts=thawed)
+
+
 def run(config: Config) -> int:
     """Be the daemon; the exit code of ``replicad run``."""
     configured = log.configure(config.log.format, config.log.level)
     try:
         with RuntimeHold(config.runtime.directory):
+            _thaw_leftovers(config)
             tracker = open_tracker(config)
             if isinstance(tracker, NoTracker):
                 _log.warning("tracker.unavailable", because=tracker.reason)

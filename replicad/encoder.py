@@ -56,16 +56,18 @@ class Encoder:
         self._zeros: dict[int, bytes] = {}
         self._nothing = xxhash.xxh3_128_digest(b"")
         self._probe = zstandard.ZstdCompressor(level=-1)
-        self._zstd: zstandard.ZstdCompressor | None = None
+        self._mode: tuple[zstandard.ZstdCompressor | None, bool] = None, False
         self.compress = ""
         self.set_compress(compress)
 
     def set_compress(self, compress: str) -> None:
-        """Change the mode; used from the next frame on."""
+        """Change the mode; used from the next frame on. Called from another thread than
+        :meth:`encode`, so what belongs together changes in one step."""
         if compress != self.compress:
-            self.compress = compress
             level = int(compress) if compress.isdecimal() else AUTO_LEVEL
-            self._zstd = None if compress == "none" else zstandard.ZstdCompressor(level=level)
+            zstd = None if compress == "none" else zstandard.ZstdCompressor(level=level)
+            self._mode = zstd, compress == "auto"
+            self.compress = compress
 
     def encode(self, disk: int, ranges: Sequence[Range], buffer: memoryview) -> Encoded:
         """Turn the content of ``ranges`` (offset, length) at the beginning of ``buffer`` into
@@ -91,7 +93,7 @@ class Encoder:
         encoding = RAW if payload == raw else ZSTD
         return self._finish(disk, encoding, payload, raw, digest, segments, length - raw, buffer)
 
-    def _finish(  # noqa: PLR0913, PLR0917 - the fields of one frame
+    def _finish(
         self,
         disk: int,
         encoding: int,
@@ -115,7 +117,9 @@ class Encoder:
                 self._zeros.clear()
         return digest
 
-    def _zero_blocks(self, content: memoryview) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
+    def _zero_blocks(
+        self, content: memoryview
+    ) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
         """Which 4 KiB blocks are zero; None when none is, or when it is not whole blocks."""
         if len(content) % BLOCK:
             return None
@@ -132,11 +136,12 @@ class Encoder:
 
     def _squeeze(self, buffer: memoryview, raw: int) -> int:
         """Compress in place if it pays; the payload's size afterwards."""
-        if self._zstd is None or raw < BLOCK:
+        zstd, automatic = self._mode
+        if zstd is None or raw < BLOCK:
             return raw
-        if self.compress == "auto" and not self._promising(buffer[:raw]):
+        if automatic and not self._promising(buffer[:raw]):
             return raw
-        compressed = self._zstd.compress(buffer[:raw])
+        compressed = zstd.compress(buffer[:raw])
         if len(compressed) > raw * WORTH:
             return raw
         buffer[: len(compressed)] = compressed

@@ -67,9 +67,7 @@ async def _enrol(
 ) -> None:
     address = f"{host}:{port}"
     greeting = Greeting(software=f"replicad {__version__}", name=config.source.name)
-    first = await _ask(
-        host, port, fetching_context(), greeting, AuthorityRequest(id=1), Authority
-    )
+    first = await _ask(host, port, fetching_context(), greeting, AuthorityRequest(id=1), Authority)
     check_authority(first.certificate_pem, activation.authority, address)
     context = pinned_context(first.certificate_pem, activation.authority, address)
     request = make_request(config.source.name)

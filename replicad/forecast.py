@@ -29,7 +29,9 @@ class Rates:
     write: float = 0.0
 
 
-def freeze_seconds(dirty_bytes: int, runs: int, rates: Rates, fixed: float = FIXED_SECONDS) -> float:
+def freeze_seconds(
+    dirty_bytes: int, runs: int, rates: Rates, fixed: float = FIXED_SECONDS
+) -> float:
     """Seconds that a freeze would last if it began now.
 
     Args:

@@ -9,9 +9,8 @@ to be empty, everything allocated is dirty and the next pass is a full one.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from protocol.errors import INTERNAL
 from protocol.wire.messages import DiskInfo, DiskReport, OpenDisk, OpenedDisk, PassKind
@@ -22,19 +21,27 @@ from replicad.tracker import (
     DiskDrain,
     EbpfTracker,
     NoTracker,
+    Suspect,
     TrackedDisk,
+    TrackingState,
     boot_id,
     granule_for,
+    judge,
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
 FULL_FLAG = "full"
 """Flag of a map whose first, full pass has not ended."""
+
+SINCE_FULL, SINCE_COMPARE = "since-full", "since-compare"
+"""Flags of a map that is without a gap since the pass of this kind."""
+
+TRACKED_SINCE = {SINCE_FULL: "the full pass", SINCE_COMPARE: "the compare pass"}
+
+_ANEW = "tracking was interrupted and began anew"
 
 
 class JobDisk:
@@ -66,12 +73,13 @@ class JobDisk:
             self.untracked_because = tracker.reason
         self.granule = self.tracked.granule if self.tracked else granule_for(info.size)
         self.reader = DiskReader(path, granule=self.granule)
-        self.trust = ""
         self.map: DirtyMap | None = None
+        self._reason = "the comparison was interrupted"
         self.kind: PassKind = "idle"
         self.pass_total = 0
         self.pass_done = 0
         self.passed = 0
+        self._broken_off: PassKind = "idle"
         self.compared_bytes = 0
         self.differing_bytes = 0
 
@@ -105,10 +113,16 @@ class JobDisk:
         return OpenDisk(path=self.path, size=self.size, identity=self.info.identity)
 
     def attach(
-        self, directory: Path, job: str, opened: OpenedDisk, epoch: int, tracker: EbpfTracker | NoTracker
+        self,
+        directory: Path,
+        job: str,
+        opened: OpenedDisk,
+        epoch: int,
+        tracker: EbpfTracker | NoTracker,
     ) -> None:
         """Find or make the dirty map that belongs to the receiver's intermediate disk."""
         self.number = opened.number
+        misses = self._misses(tracker)
         present = Header(
             job=job,
             disk=self.path,
@@ -118,10 +132,11 @@ class JobDisk:
             epoch=epoch,
             boot=boot_id(),
             token=self.tracked.token if self.tracked else "",
-            misses=self._misses(tracker),
+            misses=misses,
         )
         if self.map is not None:
             if self.map.header.generation == opened.generation:
+                self.map.update(epoch=epoch)
                 return
             self.map.close()
             self.map = None
@@ -130,9 +145,10 @@ class JobDisk:
         if self.tracked is not None:
             try:
                 self.map = DirtyMap.open(path, present, time.monotonic())
-                self.trust = f"tracked without a gap since {_epoch_text(self.map.header.epoch)}"
+                # A kill between the commit and its note here leaves the map an epoch behind.
+                self.map.update(epoch=epoch)
             except MapRefusedError as refused:
-                reason = str(refused)
+                reason = str(refused) if Path(path).exists() else _unknown(present)
         if self.map is None:
             self._begin_map(path, present, opened.fresh, reason)
 
@@ -140,7 +156,12 @@ class JobDisk:
         """The tracker's cumulative count for this disk, without taking anything from it."""
         if self.tracked is None or not isinstance(tracker, EbpfTracker):
             return 0
-        return tracker.misses(self.tracked)
+        try:
+            return tracker.misses(self.tracked)
+        except CannotTrack:
+            # Tracked anew, under a token that no map has seen: whatever there is will compare.
+            self.tracked = tracker.track(self.path)
+            return tracker.misses(self.tracked)
 
     def _begin_map(self, path: str, header: Header, fresh: bool, reason: str) -> None:
         self.map = DirtyMap.create(path, header)
@@ -149,15 +170,39 @@ class JobDisk:
                 first, count = self.map.covering(offset, length)
                 self.map.mark_range(first, count, time.monotonic())
             self.map.update(seeded=True, flags=(FULL_FLAG,))
-            self.trust = "first copy"
         else:
             self.suspect_all(reason)
             self.map.update(seeded=True)
 
     def suspect_all(self, reason: str) -> None:
         """Nothing is known to be equal any more; the next pass compares."""
-        self.live_map.suspect_range(0, self.live_map.granules)
-        self.trust = reason
+        held = self.live_map
+        held.suspect_range(0, held.granules)
+        # Whatever it was since, from now on it is since this comparison, once that has ended.
+        held.update(flags=(FULL_FLAG if FULL_FLAG in held.header.flags else SINCE_COMPARE,))
+        self._reason = reason
+
+    @property
+    def suspect(self) -> bool:
+        """Whether some of it must be compared."""
+        return self.map is not None and self.map.suspect_granules > 0
+
+    @property
+    def trust(self) -> str:
+        """What is known of this disk's writes, or why it is compared; for people."""
+        if self.tracked is None:
+            return f"compared at each sync: {self.untracked_because}"
+        if self.map is None:
+            return ""
+        if self.suspect:
+            return f"comparing: {self._reason}"
+        flags, epoch = self.map.header.flags, self.map.header.epoch
+        if FULL_FLAG in flags:
+            return "first copy"
+        since = next(
+            (TRACKED_SINCE[flag] for flag in flags if flag in TRACKED_SINCE), "the job began"
+        )
+        return f"tracked without a gap since {since}" + (f" (epoch {epoch})" if epoch else "")
 
     # --- what was written ---------------------------------------------------------------------
 
@@ -165,17 +210,46 @@ class JobDisk:
         """The sink of a drain."""
         self.live_map.mark(first_word, words, time.monotonic())
 
-    def drained(self, drain: DiskDrain) -> bool:
-        """After a drain: whether events were missed, which makes everything suspect.
+    def drained(self, drain: DiskDrain, tracker: EbpfTracker) -> None:
+        """After a drain: if events were missed, everything is suspect.
 
         The suspicion is in the map before the new count is, so a kill in between repeats it.
         """
         known = self.live_map.header.misses
         if drain.misses == known:
-            return False
-        self.suspect_all(f"the tracker missed {drain.misses - known} events; comparing")
+            return
+        verdict = judge(self._state(known), self._state(drain.misses))
+        self.suspect_all(verdict.reason if isinstance(verdict, Suspect) else _ANEW)
         self.live_map.update(misses=drain.misses)
-        return True
+        # A disk that was exchanged or resized counts as missed once; only this notices the next.
+        self.retrack(tracker)
+
+    def _state(self, misses: int) -> TrackingState:
+        token = self.tracked.token if self.tracked else ""
+        return TrackingState(boot_id=boot_id(), token=token, misses=misses, size=self.size)
+
+    def retrack(self, tracker: EbpfTracker) -> None:
+        """Make sure that the disk is tracked. If that begins anew, everything is suspect.
+
+        Raises:
+            LocalFault: the disk has vanished or changed its size.
+        """
+        before = self.tracked
+        try:
+            tracked = tracker.track(self.path)
+            misses = tracker.misses(tracked)
+        except CannotTrack as error:
+            self.reader.check_size()
+            self.tracked, self.untracked_because = None, error.reason
+            self.suspect_all(error.reason)
+            self.live_map.update(token="")
+            return
+        if before is not None and tracked.token == before.token:
+            return
+        self.reader.check_size()
+        self.suspect_all(_ANEW)
+        self.live_map.update(token=tracked.token, misses=misses)
+        self.tracked = tracked
 
     # --- passes -------------------------------------------------------------------------------
 
@@ -202,21 +276,28 @@ class JobDisk:
             self.kind = "delta"
         else:
             self.kind = "idle"
-        self.pass_total = held.dirty_bytes + held.suspect_bytes
-        self.pass_done = 0
-        self.compared_bytes = 0
-        self.differing_bytes = 0
+        left = held.dirty_bytes + held.suspect_bytes
+        if self.kind != "idle" and self.kind == self._broken_off:
+            # The same pass goes on, after a pause or a lost connection: so do its figures.
+            self.pass_total = max(self.pass_total, left)
+            self.pass_done = self.pass_total - left
+        else:
+            self.pass_total, self.pass_done = left, 0
+            self.compared_bytes = self.differing_bytes = 0
+        self._broken_off = "idle"
+
+    def break_off(self) -> None:
+        """The pass ends before its time. A delta pass has nothing that could be gone on with."""
+        self._broken_off = "idle" if self.kind == "delta" else self.kind
+        self.kind = "idle"
 
     def end_pass(self) -> None:
         """The pass is over: every batch of it has been answered."""
         if self.kind != "idle":
             self.passed += 1
-        if self.kind == "full" and FULL_FLAG in self.live_map.header.flags:
-            self.live_map.update(flags=())
-            self.trust = "tracked without a gap since the full pass"
-        elif self.kind == "compare" and not self.live_map.suspect_granules:
-            since = "since the compare pass"
-            self.trust = f"tracked without a gap {since}" if self.tracked else self.untracked_because
+        held = self.live_map
+        if FULL_FLAG in held.header.flags and not held.suspect_granules:
+            held.update(flags=(SINCE_FULL if self.kind == "full" else SINCE_COMPARE,))
         self.kind = "idle"
 
     def report(self) -> DiskReport:
@@ -227,16 +308,25 @@ class JobDisk:
             size=self.size,
             total_bytes=max(self.pass_total, self.pass_done),
             transferred_bytes=self.pass_done,
-            dirty_bytes=held.dirty_bytes + held.suspect_bytes + held.flying_bytes if held else 0,
+            dirty_bytes=min(self.size, _lacking(held)) if held else 0,
             in_flight_bytes=held.flying_bytes if held else 0,
             differing_bytes=self.differing_bytes,
             passed=self.passed,
             pass_=self.kind,
             tracker="ebpf" if self.tracked else "none",
-            trust=self.trust or self.untracked_because,
+            trust=self.trust,
             granule=self.granule,
         )
 
 
-def _epoch_text(epoch: int) -> str:
-    return f"epoch {epoch}" if epoch else "the job began"
+def _lacking(held: DirtyMap) -> int:
+    """Bytes that the receiver may lack; what is both dirty and in flight is counted twice."""
+    return held.dirty_bytes + held.suspect_bytes + held.flying_bytes
+
+
+def _unknown(present: Header) -> str:
+    """Why there is no map to believe, when there is none at all."""
+    state = TrackingState(present.boot, present.token, present.misses, present.size)
+    verdict = judge(None, state)
+    assert isinstance(verdict, Suspect)  # nothing is ever trusted for want of evidence
+    return verdict.reason

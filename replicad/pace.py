@@ -68,6 +68,9 @@ class Speedometer:
 
     def sample(self, now: float, total: int) -> None:
         """Record that ``total`` bytes have been acknowledged since the beginning, at ``now``."""
+        if self._samples and total < self._samples[-1][1]:
+            # Another job began to count from nothing.
+            self._samples.clear()
         self._samples.append((now, total))
         while len(self._samples) > 2 and self._samples[1][0] <= now - WINDOW_SECONDS:
             self._samples.popleft()

@@ -99,14 +99,18 @@ def source_status(
 
 def metrics(now: Snapshot) -> Iterable[Metric]:
     """The source's metrics (DESIGN's names: base units, ``_total`` on counters)."""
-    yield gauge("replicad_connected", "Whether the receiver's control connection stands.", now.connected)
+    yield gauge(
+        "replicad_connected", "Whether the receiver's control connection stands.", now.connected
+    )
     report = now.report
     labels = (report.job,) if report else ()
     if report is not None:
         yield from _job(report, labels)
         yield from _disks(report)
     yield counter("replicad_tracker_misses", "Events that the tracker missed.", now.misses)
-    yield counter("replicad_reconnects", "Sessions that were lost and opened again.", now.reconnects)
+    yield counter(
+        "replicad_reconnects", "Sessions that were lost and opened again.", now.reconnects
+    )
     errors = CounterMetricFamily(
         "replicad_errors", "Faults by stable code; see docs/errors.md.", labels=["code"]
     )

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 
 import xxhash
 
-from protocol.errors import Fault
+from protocol.errors import INTERNAL, Fault
 from protocol.link.buffers import Buffer
 from protocol.link.data import send_all
+from protocol.local import log
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.frames import Ack, Diff, Digests, Fence, Segment, encode_meta
 from protocol.wire.limits import BUFFER, DIGEST_SIZE, PAYLOAD_MAX
@@ -27,6 +28,8 @@ from replicad.encoder import Encoder
 from replicad.feed import Feed, Work
 from replicad.inflight import InFlight, Stopped
 from replicad.pace import Pacer
+
+_log = log.get("sender")
 
 
 class Sender(threading.Thread):
@@ -98,6 +101,21 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """Send until stopped or until something breaks."""
+        try:
+            self._serve()
+        except Stopped:
+            return
+        except Fault as fault:
+            self._report(fault)
+        except Exception as error:  # noqa: BLE001 - who waits for answers must hear of it
+            _log.exception("sender.bug", connection=self.index)
+            self._report(INTERNAL.fault(detail=f"{type(error).__name__}: {error}"))
+
+    def _report(self, fault: Fault) -> None:
+        if not self._stopping.is_set():
+            self._on_fault(fault)
+
+    def _serve(self) -> None:
         plain, sealed = Buffer(BUFFER), Buffer(BUFFER)
         try:
             while True:
@@ -108,11 +126,6 @@ class Sender(threading.Thread):
                     self._data(work, plain.view, sealed.view)
                 else:
                     self._digests(work, plain.view, sealed.view)
-        except Stopped:
-            pass
-        except Fault as fault:
-            if not self._stopping.is_set():
-                self._on_fault(fault)
         finally:
             plain.free()
             sealed.free()

@@ -13,9 +13,11 @@ import contextlib
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Self
 
-from protocol.errors import CONNECTION_LOST, PROTOCOL, Fault
+from protocol.errors import CONNECTION_LOST, INTERNAL, PROTOCOL, Fault
 from protocol.link import data as link
+from protocol.local import log
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.frames import Ack, Diff, Pong
 from protocol.wire.limits import HANDSHAKE_TIMEOUT
@@ -26,6 +28,7 @@ from replicad.inflight import InFlight, Window
 from replicad.jobdisk import JobDisk
 from replicad.pace import Pacer
 from replicad.sender import Sender
+from replicad.threads import ended, to_end
 
 WINDOW_BATCHES = 16384
 """Batches in flight over all connections: bounds the bookkeeping when batches are small."""
@@ -35,6 +38,8 @@ RATE_BYTES = 8 << 20
 
 JOIN_SECONDS = 30.0
 """A sender that reads a dying disk may not end; then the thread is left behind."""
+
+_log = log.get("transfer")
 
 
 class Transfer:
@@ -70,7 +75,7 @@ class Transfer:
         self.acked_bytes = 0
         self.send_rate = 0.0
 
-    async def __aenter__(self) -> Transfer:
+    async def __aenter__(self) -> Self:
         try:
             for index in range(self._opened.connections):
                 await self._connect(index)
@@ -118,14 +123,17 @@ class Transfer:
         for sock in self._sockets:
             with contextlib.suppress(OSError):
                 sock.shutdown(2)  # type: ignore[attr-defined]
-        await self._loop.run_in_executor(None, self._join)
-        for sock in self._sockets:
-            sock.close()  # type: ignore[attr-defined]
-        self._sockets.clear()
-        if self._failed.done() and not self._failed.cancelled():
-            self._failed.exception()
-        else:
-            self._failed.cancel()
+        try:
+            # Also when cancelled: what a sender still reads or plans must not be closed.
+            await to_end(None, self._join)
+        finally:
+            for sock in self._sockets:
+                sock.close()  # type: ignore[attr-defined]
+            self._sockets.clear()
+            if self._failed.done() and not self._failed.cancelled():
+                self._failed.exception()
+            else:
+                self._failed.cancel()
 
     def _join(self) -> None:
         until = time.monotonic() + JOIN_SECONDS
@@ -151,6 +159,16 @@ class Transfer:
         read = sum(sender.read_bytes for sender in self._senders.values())
         return read / seconds * len(self._senders) if seconds > 0.01 else 0.0
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read from the disks for this session, to be sent or to be hashed."""
+        return sum(sender.read_bytes for sender in self._senders.values())
+
+    @property
+    def failure(self) -> asyncio.Future[None]:
+        """Done, with the fault, when the transfer has failed."""
+        return self._failed
+
     def set_compress(self, compress: str) -> None:
         """Change the compression of frames to come."""
         for sender in self._senders.values():
@@ -167,13 +185,11 @@ class Transfer:
         try:
             await asyncio.wait([drive, self._failed], return_when="FIRST_COMPLETED")
         finally:
-            if not drive.done():
-                drive.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await drive
+            fault = await ended(drive)
         if self._failed.done():
             self._failed.result()
-        drive.result()
+        if fault is not None:
+            raise fault
         seconds, sent = self._loop.time() - begun, self.acked_bytes - before
         if sent >= RATE_BYTES:
             self.send_rate = sent / seconds
@@ -197,6 +213,15 @@ class Transfer:
         sender = self._senders.get(index)
         if sender is None:
             raise PROTOCOL.peer(detail="an answer before anything was sent")
+        try:
+            self._carry_in(sender, frame, payload)
+        except Fault:
+            raise
+        except Exception as error:  # a bug; the loop would log it and never hear an answer again
+            _log.exception("transfer.bug")
+            raise INTERNAL.fault(detail=f"{type(error).__name__}: {error}") from error
+
+    def _carry_in(self, sender: Sender, frame: object, payload: bytes) -> None:
         if isinstance(frame, Diff):
             batch = sender.differs(frame)
             if batch is not None:

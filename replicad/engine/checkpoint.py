@@ -1,34 +1,39 @@
 """The checkpoint: bring the copy close, freeze, make it exact, thaw.
 
-In order: what can be slow comes first (delta passes, hooks, sync, the watchdog, memory), then
+In order: what can be slow comes first (delta passes, memory, sync, the watchdog, hooks), then
 the freeze, then everything that was read while frozen is sent. What the receiver commits is
 that instant and nothing else; marks made after the thaw stay in the kernel or in the maps until
 the commit. A freeze that does not fit its budget is given up, and tried again after another
-delta pass.
+delta pass; so is one in which events were missed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+import time
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from protocol.errors import FREEZE_FAILED, FREEZE_OVERRUN, FREEZE_TOO_LONG, Fault
+from protocol.errors import (
+    CHECKPOINT_SUPERSEDED,
+    FREEZE_FAILED,
+    FREEZE_OVERRUN,
+    FREEZE_TOO_LONG,
+    Fault,
+)
 from protocol.local import log
 from protocol.wire.messages import CheckpointOrder, Consistency
 from replicad import forecast
 from replicad.engine.disks import DiskSet
 from replicad.engine.frozen import Exact, Frozen, compare_frozen, read_frozen
 from replicad.engine.passes import run_pass
-from replicad.feed import Work
 from replicad.freeze.freezer import Freezer
-from replicad.freeze.hooks import HookContext, raise_failed, run_hooks
+from replicad.freeze.hooks import HookContext, Phase, raise_failed, run_hooks
 from replicad.freeze.memory import lock_memory, unlock_memory
 from replicad.freeze.mounts import FrozenMount, mounts_to_freeze
+from replicad.threads import ended, to_end
 from replicad.transfer import Transfer
 
 DELTA_PASSES = 8
@@ -40,7 +45,7 @@ ATTEMPTS = 4
 HOOK_SECONDS = 60.0
 """For one hook outside the freeze; inside it the budget is the limit."""
 
-_AGAIN = frozenset({FREEZE_TOO_LONG.code, FREEZE_OVERRUN.code})
+_AGAIN = frozenset({FREEZE_TOO_LONG.code, FREEZE_OVERRUN.code, CHECKPOINT_SUPERSEDED.code})
 
 _log = log.get("checkpoint")
 
@@ -49,12 +54,14 @@ _log = log.get("checkpoint")
 class Taken:
     """A checkpoint that the receiver durably holds and that waits to be committed.
 
-    ``frozen_seconds`` is 0 when nothing had to be frozen; ``taken`` is RFC 3339 UTC.
+    ``frozen_seconds`` is 0 when nothing had to be frozen; ``taken`` is RFC 3339 UTC;
+    ``milliseconds`` says where the frozen time went.
     """
 
     consistency: Consistency
     frozen_seconds: float
     taken: str
+    milliseconds: dict[str, float] = field(default_factory=dict)
 
 
 class Checkpointer:
@@ -62,7 +69,8 @@ class Checkpointer:
 
     Args:
         budget: seconds that filesystems may stay frozen.
-        workers: threads for what blocks; also read while frozen.
+        workers: frozen.THREADS threads for what blocks; also read while frozen.
+        record: where in memory it is written what is frozen, while it is.
     """
 
     def __init__(
@@ -73,14 +81,17 @@ class Checkpointer:
         hooks: Path,
         context: HookContext,
         workers: Executor,
+        record: Path,
     ) -> None:
         self._disks = disks
         self._transfer = transfer
         self._budget = budget
         self._hooks = hooks
         self._context = context
+        self._record = record
+        self._run = partial(to_end, workers)
         self._workers = workers
-        self._loop = asyncio.get_running_loop()
+        self._write_rate = 0.0
 
     async def take(self, order: CheckpointOrder) -> Taken:
         """Converge, freeze, read, thaw and send.
@@ -89,6 +100,8 @@ class Checkpointer:
             Fault: why it could not be taken; nothing is frozen then, and nothing is lost.
         """
         for attempt in range(1, ATTEMPTS + 1):
+            if self._disks.tracked:
+                await self._converge()
             try:
                 return await self._attempt()
             except Fault as fault:
@@ -98,33 +111,21 @@ class Checkpointer:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _attempt(self) -> Taken:
-        if self._disks.tracked:
-            await self._converge()
+        mounts = await self._run(mounts_to_freeze, [disk.path for disk in self._disks.disks])
+        freezer = Freezer(mounts, self._budget, record=self._record)
+        with_filesystem = _covered(self._disks, mounts)
+        frozen = Frozen(
+            self._disks, self._transfer, freezer, bool(mounts), with_filesystem, self._workers
+        )
         try:
-            hooked = await self._hook("pre-freeze", HOOK_SECONDS)
-            exact = await self._freeze()
-        finally:
-            await self._hook("post-thaw", HOOK_SECONDS)
-        await self._send(exact.works)
-        consistency = exact.consistency
-        if hooked and consistency == "filesystem":
-            consistency = "application"
-        return Taken(consistency, exact.frozen_seconds, exact.taken)
-
-    async def _send(self, works: list[Work]) -> None:
-        """Send what was read while frozen. What no sender had begun when it fails is dirty."""
-        left = deque(works)
-
-        def refill() -> Sequence[Work]:
-            return [left.popleft()] if left else ()
-
-        try:
-            if works:
-                await self._transfer.send(refill)
+            taken = await self._hold(frozen)
+            if frozen.works:
+                await self._transfer.send(frozen.take)
         except BaseException:
-            for work in left:
-                work.disk.live_map.lost(work.batch)
+            # What no sender has begun is dirty again; what one has, belongs to the transfer.
+            frozen.give_up()
             raise
+        return taken
 
     # --- before the freeze --------------------------------------------------------------------
 
@@ -138,31 +139,38 @@ class Checkpointer:
             await self._disks.drain()
             if self._fits():
                 return
-            await run_pass(self._transfer, self._disks)
+            await self._pass()
         await self._disks.drain()
         if not self._fits():
             seconds = self._forecast()
             detail = forecast.sentence(self._dirty()[0], self._rates(), seconds, self._budget)
             raise FREEZE_TOO_LONG.fault(forecast=seconds, budget=self._budget, detail=detail)
 
+    async def _pass(self) -> None:
+        """A pass over what is dirty, and how fast new dirt came meanwhile."""
+        begun = time.monotonic()
+        await run_pass(self._transfer, self._disks)
+        await self._disks.drain()
+        self._write_rate = self._dirty()[0] / (time.monotonic() - begun)
+
     def _fits(self) -> bool:
-        suspect = any(disk.live_map.suspect_granules for disk in self._disks.disks)
-        return not suspect and forecast.fits(self._forecast(), self._budget)
+        return not self._disks.suspect and forecast.fits(self._forecast(), self._budget)
 
     def _dirty(self) -> tuple[int, int]:
         maps = [disk.live_map for disk in self._disks.disks]
         return sum(m.dirty_bytes for m in maps), sum(m.dirty_granules for m in maps)
 
     def _rates(self) -> forecast.Rates:
-        return forecast.Rates(read=self._transfer.read_rate)
+        transfer = self._transfer
+        return forecast.Rates(transfer.read_rate, transfer.send_rate, self._write_rate)
 
     def _forecast(self) -> float:
         dirty, granules = self._dirty()
         return forecast.freeze_seconds(dirty, granules // 4, self._rates())
 
-    async def _hook(self, phase: str, limit: float) -> bool:
+    async def _hook(self, phase: Phase, limit: float) -> bool:
         """Run the hooks of a phase; whether there was one. Those after the thaw only warn."""
-        runs = await run_hooks(self._hooks, phase, self._context, limit)  # type: ignore[arg-type]
+        runs = await run_hooks(self._hooks, phase, self._context, limit)
         for run in runs:
             _log.info("hook.ran", hook=run.hook, phase=phase, seconds=run.seconds, ok=run.ok)
         if phase != "post-thaw":
@@ -171,57 +179,69 @@ class Checkpointer:
 
     # --- the freeze ---------------------------------------------------------------------------
 
-    async def _freeze(self) -> Exact:
-        run = partial(self._loop.run_in_executor, self._workers)
-        mounts = await run(mounts_to_freeze, [disk.path for disk in self._disks.disks])
-        with_filesystem = _covered(self._disks, mounts)
-        freezer = Freezer(mounts, self._budget)
-        locked = False
+    async def _hold(self, frozen: Frozen) -> Taken:
+        """From the preparations to the thaw and what must be undone after it."""
+        await self._run(frozen.reserve)
+        hooked = False
         try:
-            frozen = Frozen(
-                self._disks, self._transfer, freezer, bool(mounts), with_filesystem, self._workers
-            )
-            await run(frozen.reserve)
-            if mounts:
-                locked = (await run(lock_memory)).locked
-            await run(freezer.prepare)
+            if frozen.mounted:
+                await self._run(lock_memory)
+            await self._run(frozen.freezer.prepare)
             if self._disks.tracked:
                 # What was written meanwhile, by the sync too, would else be read while frozen.
                 await self._disks.drain()
                 await run_pass(self._transfer, self._disks)
-            return await self._inside(frozen)
+            try:
+                hooked = await self._hook("pre-freeze", HOOK_SECONDS)
+                exact = await self._inside(frozen)
+            finally:
+                await self._hook("post-thaw", HOOK_SECONDS)
+            await self._run(frozen.judge_moved)
         finally:
-            if locked:
-                unlock_memory()
-            await run(freezer.close)
+            await self._run(_let_go, frozen.freezer)
+        consistency = exact.consistency
+        if hooked and consistency == "filesystem":
+            consistency = "application"
+        return Taken(consistency, exact.frozen_seconds, exact.taken, exact.milliseconds)
 
     async def _inside(self, frozen: Frozen) -> Exact:
         """Everything between the first FIFREEZE and the last FITHAW."""
-        run = partial(self._loop.run_in_executor, self._workers)
-        if frozen.mounted:
-            await run(frozen.freezer.freeze)
-        hooks = asyncio.create_task(self._hook("frozen", max(0.1, self._budget)))
+        exact = Exact(frozen.consistency)
+        hooks: asyncio.Task[bool] | None = None
         try:
+            if frozen.mounted:
+                await self._run(frozen.freezer.flush)
+                with exact.step("freeze"):
+                    await self._run(frozen.freezer.freeze)
+            hooks = asyncio.create_task(self._hook("frozen", max(0.1, self._budget)))
             if self._disks.tracked:
-                exact = await read_frozen(frozen)
+                await read_frozen(frozen, exact)
             else:
-                exact = await compare_frozen(frozen)
-            await hooks
-            await frozen.still()
+                await compare_frozen(frozen, exact)
+            with exact.step("hooks"):
+                await hooks
+            with exact.step("still"):
+                await self._run(frozen.still)
         except BaseException:
-            hooks.cancel()
-            await asyncio.gather(hooks, return_exceptions=True)
-            frozen.give_up()
-            if frozen.mounted:
-                await run(_thaw_quietly, frozen.freezer)
+            try:
+                if frozen.mounted:
+                    await self._run(_thaw_quietly, frozen.freezer)
+            finally:
+                if hooks is not None:
+                    await ended(hooks)
             raise
-        try:
-            if frozen.mounted:
-                exact.frozen_seconds = await run(frozen.freezer.thaw)
-        except Fault:
-            frozen.give_up()
-            raise
+        if frozen.mounted:
+            with exact.step("thaw"):
+                exact.frozen_seconds = await self._run(frozen.freezer.thaw)
         return exact
+
+
+def _let_go(freezer: Freezer) -> None:
+    """End the watchdog, whatever is still frozen thaws then; and unlock our memory."""
+    try:
+        freezer.close()
+    finally:
+        unlock_memory()
 
 
 def _thaw_quietly(freezer: Freezer) -> None:

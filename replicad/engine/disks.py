@@ -108,19 +108,35 @@ class DiskSet:
 
     def drain_now(self) -> None:
         """The same, in the calling thread; the checkpoint does it while frozen."""
-        disks = {d.path: d for d in self.disks if d.tracked is not None and d.map is not None}
-        if not disks or not isinstance(self._tracker, EbpfTracker):
+        tracker = self._tracker
+        if not isinstance(tracker, EbpfTracker):
             return
         try:
-            drains = self._tracker.drain(
-                [disk.tracked for disk in disks.values() if disk.tracked is not None],
-                lambda tracked, first, words: disks[tracked.path].merge(first, words),
-            )
-        except CannotTrack as error:
-            raise TRACKER_UNAVAILABLE.fault(detail=error.reason) from error
+            self._drain(tracker)
+        except CannotTrack:
+            # A disk was exchanged, or somebody removed our pins. Those that are as they were
+            # keep their token and their bits; the others are suspect.
+            for disk in self._followed():
+                disk.retrack(tracker)
+            try:
+                self._drain(tracker)
+            except CannotTrack as error:
+                raise TRACKER_UNAVAILABLE.fault(detail=error.reason) from error
+
+    def _drain(self, tracker: EbpfTracker) -> None:
+        disks = {disk.path: disk for disk in self._followed()}
+        if not disks:
+            return
+        drains = tracker.drain(
+            [disk.tracked for disk in disks.values() if disk.tracked is not None],
+            lambda tracked, first, words: disks[tracked.path].merge(first, words),
+        )
         self.misses = sum(drain.misses for drain in drains.values())
         for path, drain in drains.items():
-            disks[path].drained(drain)
+            disks[path].drained(drain, tracker)
+
+    def _followed(self) -> list[JobDisk]:
+        return [disk for disk in self.disks if disk.tracked is not None and disk.map is not None]
 
     # --- all of them --------------------------------------------------------------------------
 
@@ -130,9 +146,9 @@ class DiskSet:
         return any(disk.differs for disk in self.disks)
 
     @property
-    def dirty_bytes(self) -> int:
-        """Bytes that are dirty, suspect or in flight."""
-        return sum(disk.report().dirty_bytes for disk in self.disks)
+    def suspect(self) -> bool:
+        """Whether something must be compared before anybody can say what differs."""
+        return any(disk.suspect for disk in self.disks)
 
     @property
     def oldest(self) -> float | None:
@@ -141,9 +157,10 @@ class DiskSet:
         return min((mark for mark in marks if mark is not None), default=None)
 
     def suspect_untracked(self) -> None:
-        """Without a tracker nothing is known: each sync compares everything."""
+        """Without a tracker nothing is known: each sync compares everything, also what was
+        compared a moment ago."""
         for disk in self.disks:
-            if disk.tracked is None and not disk.live_map.suspect_granules:
+            if disk.tracked is None:
                 disk.suspect_all(disk.untracked_because)
 
     def set_epoch(self, epoch: int) -> None:
@@ -165,4 +182,3 @@ class DiskSet:
             for path in self._directory.glob(f"{self.job}-*.map"):
                 path.unlink(missing_ok=True)
         self.disks = ()
-

@@ -9,14 +9,17 @@ was drained at the beginning must be all. Without a tracker everything is compar
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
-from collections.abc import Sequence
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from protocol.errors import DISK_BUSY_UNMOUNTED, FREEZE_TOO_LONG
+from protocol.errors import CHECKPOINT_SUPERSEDED, DISK_BUSY_UNMOUNTED, FREEZE_TOO_LONG
 from protocol.link.buffers import Buffer, CannotLockError
 from protocol.wire.messages import Consistency
 from replicad import forecast
@@ -25,7 +28,9 @@ from replicad.engine.passes import run_pass
 from replicad.feed import Work
 from replicad.freeze.busy import is_busy_unmounted
 from replicad.freeze.freezer import Freezer
-from replicad.planner import take_everything
+from replicad.jobdisk import JobDisk
+from replicad.planner import NotSettledError, take_everything
+from replicad.threads import to_end
 from replicad.transfer import Transfer
 
 ARENA_LEAST = 32 << 20
@@ -38,18 +43,15 @@ PAGE = 4096
 READERS = 4
 """Threads that read while frozen: enough queue depth for a disk, few enough for two cores."""
 
+START_SECONDS = 10.0
+"""For the threads of the pool to start."""
 
-@dataclass(slots=True)
-class Exact:
-    """What was read of one instant. The memory goes when the works' views of it are gone.
+THREADS = 6
+"""Of the pool that works while frozen: the readers, one that steers, one to spare for the thaw."""
 
-    ``frozen_seconds`` is filled in after the thaw; ``taken`` is RFC 3339 UTC.
-    """
-
-    works: list[Work]
-    consistency: Consistency
-    frozen_seconds: float = 0.0
-    taken: str = field(default_factory=lambda: now_text())
+FROZEN_PASSES = 3
+"""Passes that may be made while frozen: what a comparison finds next to something in flight
+takes another one."""
 
 
 def now_text() -> str:
@@ -57,11 +59,37 @@ def now_text() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@dataclass(slots=True)
+class Exact:
+    """One instant: how consistent it is, how long it took, and where the time went.
+
+    ``frozen_seconds`` is filled in after the thaw; ``taken`` is RFC 3339 UTC; ``milliseconds``
+    are by step, for the log.
+    """
+
+    consistency: Consistency
+    frozen_seconds: float = 0.0
+    taken: str = field(default_factory=now_text)
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Count the time of a step."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = (time.monotonic() - begun) * 1000
+            self.milliseconds[name] = round(self.milliseconds.get(name, 0.0) + spent, 1)
+
+
 class Frozen:
     """One frozen moment: what is needed in it, reserved beforehand.
 
     Attributes:
         mounted: whether there is anything to freeze.
+        works: what was taken from the maps and not yet handed to a sender. Whatever goes
+            wrong, :meth:`give_up` makes it dirty again.
     """
 
     def __init__(
@@ -80,9 +108,9 @@ class Frozen:
         self.workers = workers
         self._bare = [disk for disk in disks.disks if disk.path not in with_filesystem]
         self._arena: Buffer | None = None
-        self._works: list[Work] = []
+        self.works: deque[Work] = deque()
+        self._moved: list[JobDisk] = []
         self._before: dict[str, tuple[int, int, int]] = {}
-        self._loop = asyncio.get_running_loop()
 
     @property
     def consistency(self) -> Consistency:
@@ -96,6 +124,7 @@ class Frozen:
             LocalFault: DISK_BUSY_UNMOUNTED when a disk without a filesystem is held by others.
         """
         self._refuse_busy()
+        start_threads(self.workers)
         if not self.disks.tracked:
             return
         wanted = 4 * sum(disk.live_map.dirty_bytes for disk in self.disks.disks)
@@ -139,17 +168,26 @@ class Frozen:
             )
         return fits
 
-    def plan(self) -> list[Work]:
-        """Everything that is dirty now, in flight, with places in the reserved memory."""
+    def plan(self) -> Sequence[Work]:
+        """Everything that is dirty now, in flight, with places in the reserved memory.
+
+        Raises:
+            LocalFault: CHECKPOINT_SUPERSEDED when something became suspect: no one knows what
+                to read then.
+        """
         assert self._arena is not None
         at = 0
         for disk in self.disks.disks:
-            for batch in take_everything(disk.live_map, disk.number):
+            try:
+                batches = take_everything(disk.live_map, disk.number)
+            except NotSettledError as error:
+                raise CHECKPOINT_SUPERSEDED.fault(detail=f"{disk.path}: {error}") from error
+            for batch in batches:
                 work = Work(disk, batch, "data", batch.ranges(disk.granule, disk.size))
-                self._works.append(work)
+                self.works.append(work)
                 work.frozen = self._arena.view[at : at + work.size]
                 at += -(-work.size // PAGE) * PAGE
-        return self._works
+        return tuple(self.works)
 
     def read(self, works: Sequence[Work]) -> None:
         """Read some of the planned works; several threads do it at once."""
@@ -157,70 +195,112 @@ class Frozen:
             assert work.frozen is not None
             work.disk.reader.read(work.ranges, work.frozen)
 
-    async def still(self) -> None:
-        """Check that the disks that could not be frozen stood still.
+    def still(self) -> None:
+        """Still frozen: check that nothing was written since the drain.
+
+        A disk without a filesystem cannot be frozen, and a disk with one may have other parts
+        that somebody writes; those are looked at after the thaw, see :meth:`judge_moved`.
+
+        Raises:
+            LocalFault: DISK_BUSY_UNMOUNTED; CHECKPOINT_SUPERSEDED when events were missed.
+        """
+        self.disks.drain_now()
+        if self.disks.tracked and self.disks.suspect:
+            raise CHECKPOINT_SUPERSEDED.fault(detail="writes may have gone unnoticed meanwhile")
+        self._moved = [
+            disk for disk in self.disks.disks if disk.tracked and disk.live_map.dirty_granules
+        ]
+        for disk in self._bare:
+            if disk in self._moved or (
+                disk.tracked is None and _stamp(disk.path) != self._before[disk.path]
+            ):
+                reason: str | None = "it was written meanwhile"
+                reason = is_busy_unmounted(disk.path) or reason
+            else:
+                reason = is_busy_unmounted(disk.path) if disk.tracked is None else None
+            if reason:
+                raise DISK_BUSY_UNMOUNTED.fault(path=disk.path, detail=reason)
+
+    def judge_moved(self) -> None:
+        """After the thaw: who wrote to a disk while its filesystems were frozen? Swap may, its
+        content means nothing; a program that has a part of the disk open may not.
 
         Raises:
             LocalFault: DISK_BUSY_UNMOUNTED.
         """
-        if self._bare:
-            await self._loop.run_in_executor(self.workers, self._still)
-
-    def _still(self) -> None:
-        if any(disk.tracked is not None for disk in self._bare):
-            self.disks.drain_now()
-        for disk in self._bare:
-            reason = None
-            if disk.tracked is not None:
-                if disk.live_map.dirty_granules:
-                    reason = is_busy_unmounted(disk.path) or "it was written meanwhile"
-            elif _stamp(disk.path) != self._before[disk.path]:
-                reason = "it was written meanwhile"
-            else:
-                reason = is_busy_unmounted(disk.path)
-            if reason:
+        for disk in self._moved:
+            if reason := is_busy_unmounted(disk.path):
                 raise DISK_BUSY_UNMOUNTED.fault(path=disk.path, detail=reason)
-
-    def exact(self) -> Exact:
-        """What has been read."""
-        return Exact(list(self._works), self.consistency)
 
     def give_up(self) -> None:
         """The instant is lost: what was taken is dirty again. Nobody reads any more."""
-        for work in self._works:
+        while self.works:
+            work = self.works.popleft()
             work.disk.live_map.lost(work.batch)
-        self._works.clear()
+
+    def take(self) -> Sequence[Work]:
+        """The next work for a sender, whose it is then."""
+        return [self.works.popleft()] if self.works else ()
 
 
-async def read_frozen(frozen: Frozen) -> Exact:
+async def read_frozen(frozen: Frozen, exact: Exact) -> None:
     """Drain, plan, read: with a tracker."""
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(frozen.workers, frozen.disks.drain_now)
-    if not frozen.fits_memory():
+    with exact.step("drain"):
+        await to_end(frozen.workers, frozen.disks.drain_now)
+    if frozen.disks.suspect:
+        raise CHECKPOINT_SUPERSEDED.fault(detail="writes may have gone unnoticed")
+    if frozen.fits_memory():
+        with exact.step("read"):
+            await to_end(frozen.workers, _read_all, frozen)
+    else:
         # More than memory was reserved for, but the line is fast enough: send it while frozen.
-        await run_pass(frozen.transfer, frozen.disks)
-        return frozen.exact()
+        with exact.step("send"):
+            await _pass_frozen(frozen)
+
+
+def _read_all(frozen: Frozen) -> None:
+    """Read everything that is dirty into memory, by several threads; all have ended then."""
     works = frozen.plan()
+    if len(works) < READERS:
+        frozen.read(works)
+        return
     reads = [
-        frozen.workers.submit(frozen.read, works[start::READERS])
-        for start in range(min(READERS, len(works)))
+        frozen.workers.submit(frozen.read, works[start::READERS]) for start in range(1, READERS)
     ]
     try:
-        await asyncio.gather(*map(asyncio.wrap_future, reads))
+        frozen.read(works[::READERS])
     finally:
-        # Also when cancelled: what a thread still reads cannot be called dirty again yet.
-        await loop.run_in_executor(None, wait, reads)
-    return frozen.exact()
+        wait(reads)
+    for each in reads:
+        each.result()
 
 
-async def compare_frozen(frozen: Frozen) -> Exact:
+async def _pass_frozen(frozen: Frozen) -> None:
+    """Send or compare while frozen until nothing differs.
+
+    Raises:
+        LocalFault: FREEZE_TOO_LONG when something still differs.
+    """
+    for _ in range(FROZEN_PASSES):
+        await run_pass(frozen.transfer, frozen.disks)
+        if not frozen.disks.differ:
+            return
+    raise FREEZE_TOO_LONG.fault(
+        forecast=frozen.freezer.budget,
+        budget=frozen.freezer.budget,
+        detail="what differs could not be sent while frozen",
+    )
+
+
+async def compare_frozen(frozen: Frozen, exact: Exact) -> None:
     """Without a tracker: compare everything, and send what differs, while frozen.
 
     Raises:
         LocalFault: FREEZE_TOO_LONG when filesystems would have to stay frozen for too long.
     """
     frozen.disks.suspect_untracked()
-    await frozen.disks.drain()
+    with exact.step("drain"):
+        await to_end(frozen.workers, frozen.disks.drain_now)
     if frozen.mounted:
         size = sum(disk.size for disk in frozen.disks.disks)
         seconds = forecast.freeze_seconds(
@@ -232,8 +312,17 @@ async def compare_frozen(frozen: Frozen) -> Exact:
                 budget=frozen.freezer.budget,
                 detail="writes are not tracked, so all of it would be compared while frozen",
             )
-    await run_pass(frozen.transfer, frozen.disks)
-    return frozen.exact()
+    with exact.step("compare"):
+        await _pass_frozen(frozen)
+
+
+def start_threads(workers: Executor) -> None:
+    """Make the pool start all its threads now: a new one's stack is locked and made whole,
+    which may fail, and takes time that a freeze does not have. In a thread of the pool."""
+    barrier = threading.Barrier(THREADS)
+    others = [workers.submit(barrier.wait, START_SECONDS) for _ in range(THREADS - 1)]
+    barrier.wait(START_SECONDS)
+    wait(others)
 
 
 def available_memory() -> int:

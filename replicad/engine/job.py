@@ -11,79 +11,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-from protocol.errors import (
-    CONNECTION_LOST,
-    CORRUPT,
-    HELLO_REFUSED,
-    INTERNAL,
-    PROTOCOL,
-    SESSION_FENCED,
-    SILENT,
-    TAMPERED,
-    TOO_MANY,
-    UNREACHABLE,
-    Fault,
-    LocalFault,
-)
+from protocol.errors import CONNECTION_LOST, INTERNAL, Fault, LocalFault
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink
 from protocol.local import log
 from protocol.wire.messages import (
-    CheckpointFailed,
-    CheckpointOrder,
     CloseSession,
-    Commit,
-    Committed,
-    ErrorInfo,
     JobOrder,
     JobReport,
-    JobState,
     OpenSession,
     SessionOpened,
 )
-from replicad.engine.checkpoint import Checkpointer, Taken
 from replicad.engine.disks import DiskSet
-from replicad.engine.passes import run_pass
-from replicad.freeze.hooks import HookContext
-from replicad.pace import Pacer, Speedometer, remaining_seconds
+from replicad.engine.frozen import THREADS
+from replicad.engine.leftovers import remove_leftovers
+from replicad.engine.orders import Orders
+from replicad.engine.session import DRAIN_SECONDS, TRANSIENT, Session, Settings
+from replicad.engine.standing import Standing
+from replicad.pace import Pacer
+from replicad.threads import ended, to_end
 from replicad.tracker import EbpfTracker, NoTracker
 from replicad.transfer import Transfer
 
-DRAIN_SECONDS = 1.0
-"""Between drains while nothing else happens: how fresh dirty bytes and lag are."""
-
-DELTA_SECONDS = 2.0
-"""At least between the starts of two delta passes: a block that is written all the time is sent
-once in this time, not as fast as the link allows."""
-
-UNTRACKED_SECONDS = 60.0
-"""Between compare passes where nothing is tracked: each reads everything."""
-
-CLOSE_SECONDS = 2.0
-"""For the receiver to be told that a session ends."""
-
-TRANSIENT = frozenset(
-    kind.code
-    for kind in (
-        CONNECTION_LOST,
-        CORRUPT,
-        HELLO_REFUSED,
-        PROTOCOL,
-        SESSION_FENCED,
-        SILENT,
-        TAMPERED,
-        TOO_MANY,
-        UNREACHABLE,
-    )
-)
-"""Faults that a new connection may well mend; all others wait for a person."""
+STEADY_SECONDS = 10.0
+"""A session that stood so long was a good one: the next attempt after it waits no longer than
+after the first failure."""
 
 _log = log.get("job")
 
@@ -100,99 +56,99 @@ class Links(Protocol):
         """The greeted control link, while there is one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Of the configuration, what the engine needs."""
-
-    runtime: Path
-    hooks: Path
-    disks: tuple[str, ...] = ()
-
-
 class JobEngine:
-    """Runs the one job of this source. ``order`` is set from outside, ``report()`` read."""
+    """Runs the one job of this source. :meth:`obey` is told orders, :meth:`report` read.
 
-    def __init__(
-        self, settings: Settings, tracker: EbpfTracker | NoTracker, links: Links
-    ) -> None:
-        self.order = JobOrder(revision=0, want="none")
+    Attributes:
+        standing: what is counted over all sessions.
+    """
+
+    def __init__(self, settings: Settings, tracker: EbpfTracker | NoTracker, links: Links) -> None:
+        self.orders = Orders()
         self.pacer = Pacer()
-        self.reconnects = 0
-        self.frozen: list[float] = []
-        self.errors: Counter[str] = Counter()
+        self.standing = Standing()
         self._settings = settings
         self._tracker = tracker
         self._links = links
-        self._changed = asyncio.Event()
-        self._drainer: Executor = ThreadPoolExecutor(1, "disks")
-        self._workers: Executor = ThreadPoolExecutor(6, "frozen")
+        self._drainer = ThreadPoolExecutor(1, "disks")
+        self._workers: Executor = ThreadPoolExecutor(THREADS, "frozen")
         self._disks: DiskSet | None = None
         self._transfer: Transfer | None = None
         self._limbo: list[Transfer] = []
-        self._state: JobState = "ready"
-        self._error: Fault | None = None
+        self._obeyed = self.orders.now
         self._failed: tuple[str, int] | None = None
-        self._sentence = ""
-        self._speed = Speedometer()
+        self._reopen = False
+        self._swept: str | None = None
         self._backoff = Backoff()
-        self._past_logical = 0
-        self._past_wire = 0
-        self._epoch = 0
-        self._done: str = ""
-        self._local_limit: int | None = None
 
     # --- orders -------------------------------------------------------------------------------
 
+    @property
+    def order(self) -> JobOrder:
+        """What is wanted now."""
+        return self.orders.now
+
     def obey(self, order: JobOrder) -> None:
         """A newer order, or the same again after a reconnection."""
-        self.order = order
         self.pacer.set_rate(order.bandwidth)
         if self._transfer is not None:
             self._transfer.set_compress(order.compress)
-        self._changed.set()
+        self.orders.put(order)
 
     def session_failed(self, session: str, fault: Fault) -> None:
         """The receiver says that a session cannot go on."""
         if self._transfer is not None and self._transfer.session == session:
             self._transfer.fail(fault)
 
+    def report(self) -> JobReport | None:
+        """The job as it stands; None when there is none."""
+        return self.standing.report(self.order, self._disks, self._transfer)
+
     async def run(self) -> None:
         """Obey for ever; cancelling closes everything and keeps what the next start needs."""
         try:
             while True:
-                self._changed.clear()
+                order = self._obeyed = self.order
                 try:
-                    await self._obey_once()
+                    await self._obey(order)
                     self._backoff.reset()
                 except Fault as fault:
-                    self.errors[fault.code] += 1
+                    self.standing.errors[fault.code] += 1
                     if fault.code in TRANSIENT:
-                        self._sentence = f"{fault.sentence}; trying again"
-                        _log.warning("session.lost", code=fault.code, because=fault.sentence)
-                        self.reconnects += 1
-                        await self._wait(self._backoff.next())
+                        await self._try_again(fault)
                     else:
                         self._fail(fault)
-                except Exception as error:  # a bug must not take status and control with it
+                except Exception as error:  # noqa: BLE001 - a bug must not end status and control
                     _log.exception("job.bug")
                     self._fail(internal(error))
         finally:
             await self._close(forget=False)
+            self._drainer.shutdown(wait=False)
+            self._workers.shutdown(wait=False)
+
+    async def _try_again(self, fault: Fault) -> None:
+        """After a fault that mends itself: wait, shorter if there is a newer order."""
+        if self.orders.wants(self._obeyed.job):
+            self.standing.sentence = f"{fault.sentence}; trying again"
+            self.standing.reconnects += 1
+            _log.warning("session.lost", code=fault.code, because=fault.sentence)
+            await self.orders.newer(self._obeyed, self._backoff.next())
 
     def _fail(self, fault: Fault) -> None:
-        """Stop until there is a newer order, and say why."""
+        """Stop until there is another order than the one that was obeyed, and say why."""
         _log.error("job.failed", code=fault.code, because=fault.sentence)
-        self._error = fault
-        self._state = "error"
-        self._sentence = fault.sentence
-        self._failed = (self.order.job, self.order.revision)
+        self.standing.error = fault
+        self.standing.state = "error"
+        self.standing.sentence = fault.sentence
+        self._failed = (self._obeyed.job, self._obeyed.revision)
+        self._reopen = True
 
-    async def _obey_once(self) -> None:
-        order = self.order
-        if self._disks is not None and self._disks.job != order.job:
-            await self._close(forget=order.want in {"none", "stop"} or bool(order.job))
-        if order.want in {"none", "stop"}:
-            await self._close(forget=order.revision > 0)
+    async def _obey(self, order: JobOrder) -> None:
+        over = order.want in {"none", "stop"}
+        if self._disks is not None and (over or self._disks.job != order.job):
+            await self._close(forget=True)
+        await self._sweep(order, "" if over else order.job)
+        if over:
             self._rest(order)
         elif order.want == "pause":
             self._rest(order)
@@ -200,263 +156,162 @@ class JobEngine:
         elif self._failed == (order.job, order.revision):
             await self._idle()
         else:
-            self._error = None
+            self.standing.error = None
             await self._replicate(order)
             return
-        await self._wait(None if self._disks is None else DRAIN_SECONDS)
+        await self.orders.newer(order, DRAIN_SECONDS if self._disks else None)
 
     def _rest(self, order: JobOrder) -> None:
-        self._state = order.state
-        self._sentence = ""
-        self._speed.restart()
+        self.standing.state = order.state
+        self.standing.speed.restart()
         if order.want != "pause" or order.state != "error":
-            self._error = None
+            self.standing.error = None
+            self.standing.sentence = ""
 
     async def _idle(self) -> None:
         """Nothing is sent, but what is written is still counted."""
-        if self._disks is not None:
+        if self._disks is not None and not self._reopen:
             await self._disks.drain()
 
-    async def _wait(self, seconds: float | None) -> None:
-        """Until the order changes, or so long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
+    async def _sweep(self, order: JobOrder, job: str) -> None:
+        """Once for each job: remove what others left. Before the first order nothing is known."""
+        if order.revision > 0 and self._swept != job:
+            await to_end(
+                self._drainer,
+                remove_leftovers,
+                self._settings.runtime,
+                self._tracker,
+                job,
+                order.disks if job else (),
+            )
+            self._swept = job
 
     async def _close(self, forget: bool) -> None:
+        """Close the disks. ``forget``: their job is over, and so is tracking."""
         disks, self._disks = self._disks, None
+        self._limbo.clear()  # a map that is opened again takes what was in flight for dirty
+        self._reopen = False
+        if forget:
+            self.standing.forget()
         if disks is not None:
-            self._limbo.clear()
-            self._past_logical = self._past_wire = 0
             await disks.close(forget)
 
     # --- a session ----------------------------------------------------------------------------
 
     async def _replicate(self, order: JobOrder) -> None:
         """Open a session and keep the copy close until something else is wanted."""
-        self._state = "preparing"
-        link = await self._reach()
-        if self._disks is None:
-            disks = DiskSet(order.job, self._settings.runtime, self._tracker, self._drainer)
-            await disks.open(order.disks, self._settings.disks)
-            self._disks = disks
-        else:
-            disks = self._disks
-            await disks.check()
+        self.standing.state = "preparing"
+        link = await self._reach(order)
+        if link is None:
+            return
+        disks = await self._open_disks(order)
         opened = await link.request(
             OpenSession(
                 id=link.new_id(), job=order.job, disks=tuple(disk.offer() for disk in disks.disks)
             ),
             SessionOpened,
         )
-        self._epoch = opened.epoch
+        begun = time.monotonic()
         try:
             # The receiver has fenced every older writer: what was in flight is lost for good.
             for past in self._limbo:
                 past.release()
             self._limbo.clear()
             await disks.attach(opened)
+            self.standing.epoch = opened.epoch
             async with Transfer(
-                self._links.host, opened, disks.disks, self.pacer, order.compress
+                self._links.host, opened, disks.disks, self.pacer, self.order.compress
             ) as transfer:
                 self._transfer = transfer
-                self._speed.restart()
+                self.standing.speed.restart()
+                self.standing.sentence = ""
                 _log.info("session.opened", job=order.job, session=opened.session)
-                watch = asyncio.create_task(self._watch_link(link, transfer))
-                try:
-                    await self._until_unwanted(order, self._sync(link, disks, transfer))
-                finally:
-                    watch.cancel()
-                    await asyncio.gather(watch, return_exceptions=True)
+                session = Session(
+                    order.job,
+                    self.orders,
+                    link,
+                    disks,
+                    transfer,
+                    self.standing,
+                    self._settings,
+                    self._workers,
+                )
+                await self._until_unwanted(order, link, transfer, session.work())
         finally:
-            if (ended := self._transfer) is not None:
-                if ended.acked_bytes:
-                    # It worked: its loss is the first of a row, however many were lost before.
-                    self._backoff.reset()
-                self._past_wire += ended.wire_bytes
-                self._past_logical += ended.acked_bytes
-                self._limbo.append(ended)
+            if (past_one := self._transfer) is not None:
+                self.standing.add(past_one)
+                self._limbo.append(past_one)
                 self._transfer = None
             with contextlib.suppress(Fault, OSError):
                 link.send(CloseSession(session=opened.session))
+            if time.monotonic() - begun > STEADY_SECONDS:
+                self._backoff.reset()
 
-    async def _reach(self) -> ControlLink:
-        """The receiver's control link; while there is none, what is written is still counted."""
+    async def _reach(self, order: JobOrder) -> ControlLink | None:
+        """The receiver's control link; None when something else is wanted before there is one.
+        Meanwhile what is written is still counted."""
         while (link := self._links.link) is None:
             await self._idle()
-            await self._wait(DRAIN_SECONDS)
-            if self.order.want != "run":
-                raise CONNECTION_LOST.peer(peer="the receiver", detail="nothing is wanted now")
+            await self.orders.newer(order, DRAIN_SECONDS)
+            if self.order is not order:
+                return None
         return link
 
-    async def _watch_link(self, link: ControlLink, transfer: Transfer) -> None:
-        """A session lives no longer than the control connection it was opened on."""
-        await link.closed.wait()
-        transfer.fail(
-            CONNECTION_LOST.peer(peer="the receiver", detail="the control connection ended")
-        )
+    async def _open_disks(self, order: JobOrder) -> DiskSet:
+        """The disks of the job: those that are open, or after a fault all of them anew."""
+        if self._reopen:
+            await self._close(forget=False)
+        if self._disks is None:
+            disks = DiskSet(order.job, self._settings.runtime, self._tracker, self._drainer)
+            # Kept at once: also when it is cancelled halfway there is something to close.
+            self._disks = disks
+            try:
+                await disks.open(order.disks, self._settings.disks)
+            except BaseException:
+                self._reopen = True
+                raise
+        else:
+            await self._disks.check()
+        return self._disks
 
-    async def _until_unwanted(self, order: JobOrder, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work`` until it ends or the order no longer is to run this job."""
-        task = asyncio.get_running_loop().create_task(work)
+    async def _until_unwanted(
+        self,
+        order: JobOrder,
+        link: ControlLink,
+        transfer: Transfer,
+        work: Coroutine[Any, Any, None],
+    ) -> None:
+        """Run ``work`` until it ends, the session is over, or this job is not to run any more.
+
+        Raises:
+            Fault: what ended the work, or the session.
+        """
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work)
+        gone = loop.create_task(link.closed.wait())
         try:
-            while not task.done():
-                changed = asyncio.ensure_future(self._changed.wait())
+            while self.orders.wants(order.job):
+                order = self._obeyed = self.order
+                changed = loop.create_task(self.orders.newer(order))
                 try:
-                    await asyncio.wait({task, changed}, return_when="FIRST_COMPLETED")
+                    ends: set[asyncio.Future[Any]] = {task, gone, transfer.failure, changed}
+                    await asyncio.wait(ends, return_when="FIRST_COMPLETED")
                 finally:
                     changed.cancel()
-                if self.order.want != "run" or self.order.job != order.job:
-                    return
-                if not task.done():
-                    # _sync looks at self.order by itself; the event only wakes its waits.
-                    await asyncio.sleep(0)
-                    self._changed.clear()
-            task.result()
+                if task.done() or transfer.failure.done() or gone.done():
+                    break
         finally:
-            if not task.done():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-
-    async def _sync(self, link: ControlLink, disks: DiskSet, transfer: Transfer) -> None:
-        """Passes and checkpoints, for as long as the session lasts."""
-        due = 0.0
-        while True:
-            self._state = "syncing"
-            await disks.drain()
-            wanted = self.order.checkpoint
-            if wanted is not None and wanted.request != self._done and not self._first(disks):
-                await self._checkpoint(link, disks, transfer, wanted)
-            elif disks.differ and (time.monotonic() >= due or wanted is not None):
-                due = time.monotonic() + DELTA_SECONDS
-                await self._pass(disks, transfer)
-            elif not disks.tracked and time.monotonic() >= due + UNTRACKED_SECONDS:
-                disks.suspect_untracked()
-            else:
-                await self._wait(min(DRAIN_SECONDS, DELTA_SECONDS / 4))
-
-    def _first(self, disks: DiskSet) -> bool:
-        """Whether a disk still waits for its first copy or its comparison."""
-        return any(disk.waits_for_first for disk in disks.disks)
-
-    async def _pass(self, disks: DiskSet, transfer: Transfer) -> None:
-        """One pass, with drains meanwhile so that status stays true."""
-        draining = asyncio.create_task(self._keep_draining(disks))
-        try:
-            await disks.check()
-            await run_pass(transfer, disks)
-        finally:
-            draining.cancel()
-            await asyncio.gather(draining, return_exceptions=True)
-
-    async def _keep_draining(self, disks: DiskSet) -> None:
-        while True:
-            await asyncio.sleep(5 * DRAIN_SECONDS)
-            await disks.drain()
-
-    # --- checkpoints --------------------------------------------------------------------------
-
-    async def _checkpoint(
-        self, link: ControlLink, disks: DiskSet, transfer: Transfer, wanted: CheckpointOrder
-    ) -> None:
-        self._state = "checkpointing"
-        order = self.order
-        context = HookContext(
-            job=order.job,
-            job_name=order.name,
-            epoch=self._epoch + 1,
-            disks=tuple(disk.path for disk in disks.disks),
-        )
-        checkpointer = Checkpointer(
-            disks, transfer, order.freeze_budget, self._settings.hooks, context, self._workers
-        )
-        try:
-            taken = await checkpointer.take(wanted)
-        except LocalFault as fault:
-            if fault.code in TRANSIENT:
-                raise
-            self._done = wanted.request
-            _log.warning("checkpoint.failed", code=fault.code, because=fault.sentence)
-            link.send(CheckpointFailed(job=order.job, request=wanted.request, error=info(fault)))
-            return
-        await self._commit(link, disks, transfer, wanted, taken)
-
-    async def _commit(
-        self,
-        link: ControlLink,
-        disks: DiskSet,
-        transfer: Transfer,
-        wanted: CheckpointOrder,
-        taken: Taken,
-    ) -> None:
-        """Have the receiver record it. Until it has, nothing more is sent."""
-        committed = await link.request(
-            Commit(
-                id=link.new_id(),
-                session=transfer.session,
-                job=self.order.job,
-                epoch=self._epoch + 1,
-                consistency=taken.consistency,
-                frozen_seconds=taken.frozen_seconds,
-                taken=taken.taken,
-                request=wanted.request,
-                hold=wanted.hold,
-                cutover=wanted.cutover,
-            ),
-            Committed,
-        )
-        self._done = wanted.request
-        self._epoch = committed.epoch
-        self.frozen.append(taken.frozen_seconds)
-        disks.set_epoch(committed.epoch)
-        _log.info(
-            "checkpoint.committed",
-            epoch=committed.epoch,
-            consistency=taken.consistency,
-            frozen_seconds=round(taken.frozen_seconds, 4),
-        )
-        if committed.held or wanted.cutover:
-            # The next order follows at once; nothing may be written before it is here.
-            while self.order.want == "run" and (self.order.checkpoint == wanted):
-                await self._wait(DRAIN_SECONDS)
-
-    # --- the report ---------------------------------------------------------------------------
-
-    def report(self) -> JobReport | None:
-        """The job as it stands; None when there is none."""
-        order = self.order
-        if not order.job:
-            return None
-        now = time.monotonic()
-        disks = tuple(disk.report() for disk in self._disks.disks) if self._disks else ()
-        transfer = self._transfer
-        logical = self._past_logical + (transfer.acked_bytes if transfer else 0)
-        self._speed.sample(now, logical)
-        total = sum(disk.total_bytes for disk in disks if disk.pass_ != "idle")
-        done = sum(disk.transferred_bytes for disk in disks if disk.pass_ != "idle")
-        oldest = self._disks.oldest if self._disks else None
-        return JobReport(
-            job=order.job,
-            revision=order.revision,
-            state=self._state,
-            epoch=self._epoch,
-            speed_bytes_per_second=self._speed.speed,
-            remaining_seconds=remaining_seconds(total, done, self._speed.speed),
-            logical_bytes=logical,
-            wire_bytes=self._past_wire + (transfer.wire_bytes if transfer else 0),
-            lag_seconds=max(0.0, now - oldest) if oldest is not None else 0.0,
-            sentence=self._sentence,
-            error=info(self._error) if self._error else None,
-            disks=disks,
-            reconnects=self.reconnects,
-            tracker_misses=self._disks.misses if self._disks else 0,
-        )
-
-
-def info(fault: Fault) -> ErrorInfo:
-    """A fault as it travels."""
-    return ErrorInfo(code=fault.code, message=fault.sentence, remedy=fault.remedy)
+            gone.cancel()
+            fault = await ended(task)
+        if transfer.failure.done():
+            transfer.failure.result()
+        if fault is not None and self.orders.wants(order.job):
+            raise fault
+        if fault is not None:
+            _log.info("session.ended", because=str(fault))
+        if gone.done() and not gone.cancelled():
+            detail = "the control connection ended"
+            raise CONNECTION_LOST.peer(peer="the receiver", detail=detail)
 
 
 def internal(error: BaseException) -> LocalFault:

@@ -8,9 +8,11 @@ come to the end and every batch of it has a durable answer.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 
+from protocol.local import log
 from replicad.dirtymap import Batch
 from replicad.engine.disks import DiskSet
 from replicad.feed import Stage, Work
@@ -18,11 +20,15 @@ from replicad.jobdisk import JobDisk
 from replicad.planner import Sweep
 from replicad.transfer import Transfer
 
-TAKE = 8
-"""Batches that are planned at once: spreads the cost of a search, keeps the tail short."""
+TAKE = 16
+"""Batches that are planned at once: fewer do not spread the cost of a search (measured), more
+make the tail long."""
 
 RESWEEP = 64
 """Compare batches (of 16 MiB) after which what differs so far is sent."""
+
+
+_log = log.get("pass")
 
 
 class DiskSweep:
@@ -75,10 +81,31 @@ async def run_pass(transfer: Transfer, disks: DiskSet) -> None:
     Raises:
         Fault: the transfer has failed.
     """
+    begun, before = (
+        time.monotonic(),
+        (transfer.acked_bytes, transfer.wire_bytes, transfer.read_bytes),
+    )
     for disk in disks.disks:
         disk.begin_pass()
-    await transfer.send(JobSweep(disks).refill)
-    if any(disk.kind == "compare" and disk.live_map.dirty_granules for disk in disks.disks):
+    kinds = {disk.path: disk.kind for disk in disks.disks if disk.kind != "idle"}
+    level = _log.info if set(kinds.values()) - {"delta"} else _log.debug
+    level("pass.began", disks=kinds, bytes=sum(disk.pass_total for disk in disks.disks))
+    try:
         await transfer.send(JobSweep(disks).refill)
+        if any(disk.kind == "compare" and disk.live_map.dirty_granules for disk in disks.disks):
+            await transfer.send(JobSweep(disks).refill)
+    except BaseException:
+        for disk in disks.disks:
+            disk.break_off()
+        raise
     for disk in disks.disks:
         disk.end_pass()
+    level(
+        "pass.ended",
+        disks=kinds,
+        sent_bytes=transfer.acked_bytes - before[0],
+        wire_bytes=transfer.wire_bytes - before[1],
+        read_bytes=transfer.read_bytes - before[2],
+        differing_bytes=sum(disk.differing_bytes for disk in disks.disks),
+        seconds=round(time.monotonic() - begun, 3),
+    )

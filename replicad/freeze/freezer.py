@@ -99,6 +99,15 @@ class Freezer:
         if "ready" not in self._guardian.heard:
             raise self._failed("its watchdog does not start")
 
+    def flush(self) -> None:
+        """Sync once more: what was written since :meth:`prepare` need not be written frozen.
+
+        Raises:
+            LocalFault: ``freeze_failed``.
+        """
+        for fd, mount in zip(self._fds, self.mounts, strict=True):
+            _sync(fd, mount, self._clock, 1)
+
     def freeze(self) -> None:
         """Freeze all, or none.
 
@@ -243,10 +252,10 @@ def _open_mount(mount: FrozenMount) -> int:
     raise FREEZE_FAILED.fault(mount=mount.point, detail=detail)
 
 
-def _sync(fd: int, mount: FrozenMount, clock: Callable[[], float]) -> None:
+def _sync(fd: int, mount: FrozenMount, clock: Callable[[], float], most: int = MOST_SYNCS) -> None:
     """Write out what is dirty, so that FIFREEZE finds little to write."""
     libc = ctypes.CDLL(None, use_errno=True)
-    for _ in range(MOST_SYNCS):
+    for _ in range(most):
         begun = clock()
         if libc.syncfs(fd) != 0:
             detail = f"syncing it: {os.strerror(ctypes.get_errno())}"

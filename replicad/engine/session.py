@@ -1,0 +1,234 @@
+"""One open session: passes and checkpoints, for as long as it lasts and the job is to run.
+
+It looks at the order whenever it decides what to do next, so a checkpoint that is asked for, or
+withdrawn, needs no wiring. Whoever opened the session cancels this work when it is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.errors import (
+    CHECKPOINT_SUPERSEDED,
+    CONNECTION_LOST,
+    CORRUPT,
+    HELLO_REFUSED,
+    JOB_STATE,
+    PROTOCOL,
+    SESSION_FENCED,
+    SILENT,
+    TAMPERED,
+    TOO_MANY,
+    UNKNOWN_JOB,
+    UNREACHABLE,
+    LocalFault,
+)
+from protocol.link.control import ControlLink
+from protocol.local import log
+from protocol.wire.messages import CheckpointFailed, CheckpointOrder, Commit, Committed
+from replicad.engine.checkpoint import Checkpointer, Taken
+from replicad.engine.disks import DiskSet
+from replicad.engine.orders import Orders
+from replicad.engine.passes import run_pass
+from replicad.engine.standing import Standing, info
+from replicad.freeze.hooks import HookContext
+from replicad.threads import ended
+from replicad.transfer import Transfer
+
+DRAIN_SECONDS = 1.0
+"""Between drains while nothing else happens: how fresh dirty bytes and lag are."""
+
+DELTA_SECONDS = 2.0
+"""At least between the starts of two delta passes: a block that is written all the time is sent
+once in this time, not as fast as the link allows."""
+
+UNTRACKED_SECONDS = 60.0
+"""Between compare passes where nothing is tracked: each reads everything."""
+
+COMMIT_SECONDS = 3600.0
+"""For the receiver to preserve a checkpoint: without reflinks it copies whole disks. That it
+is alive meanwhile is what heartbeats tell."""
+
+TRANSIENT = frozenset(
+    kind.code
+    for kind in (
+        CONNECTION_LOST,
+        CORRUPT,
+        HELLO_REFUSED,
+        # These three: the receiver has changed its mind, its new order is on the way.
+        JOB_STATE,
+        UNKNOWN_JOB,
+        CHECKPOINT_SUPERSEDED,
+        PROTOCOL,
+        SESSION_FENCED,
+        SILENT,
+        TAMPERED,
+        TOO_MANY,
+        UNREACHABLE,
+    )
+)
+"""Faults that a new connection may well mend; all others wait for a person."""
+
+_log = log.get("session")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of the configuration, what the engine needs."""
+
+    runtime: Path
+    hooks: Path
+    disks: tuple[str, ...] = ()
+
+    @property
+    def frozen_record(self) -> Path:
+        """Says what is frozen while it is; see :mod:`replicad.freeze.leftover`."""
+        return self.runtime / "frozen.json"
+
+
+class Session:
+    """The work of a session. :meth:`work` until cancelled, or until something breaks."""
+
+    def __init__(
+        self,
+        job: str,
+        orders: Orders,
+        link: ControlLink,
+        disks: DiskSet,
+        transfer: Transfer,
+        standing: Standing,
+        settings: Settings,
+        workers: Executor,
+    ) -> None:
+        self._job = job
+        self._orders = orders
+        self._link = link
+        self._disks = disks
+        self._transfer = transfer
+        self._standing = standing
+        self._settings = settings
+        self._workers = workers
+
+    async def work(self) -> None:
+        """Keep the copy close, and take the checkpoints that are wanted.
+
+        Raises:
+            Fault: the session cannot go on.
+        """
+        due = 0.0
+        disks = self._disks
+        while True:
+            self._standing.state = "syncing"
+            await disks.drain()
+            order = self._orders.now
+            wanted = order.checkpoint
+            if wanted is not None and wanted.request == self._standing.answered:
+                self._refuse_again(wanted)
+                wanted = None
+            if wanted is not None and not any(disk.waits_for_first for disk in disks.disks):
+                await self._checkpoint(wanted)
+            elif disks.differ and (time.monotonic() >= due or wanted is not None):
+                due = time.monotonic() + DELTA_SECONDS
+                await self._pass()
+            elif not disks.tracked and time.monotonic() >= due + UNTRACKED_SECONDS:
+                disks.suspect_untracked()
+            else:
+                await self._orders.newer(order, min(DRAIN_SECONDS, DELTA_SECONDS / 4))
+
+    async def _pass(self) -> None:
+        """One pass, with drains meanwhile so that status stays true."""
+        draining = asyncio.create_task(self._keep_draining())
+        try:
+            await self._disks.check()
+            await run_pass(self._transfer, self._disks)
+        finally:
+            fault = await ended(draining)
+        if fault is not None:
+            raise fault
+
+    async def _keep_draining(self) -> None:
+        while True:
+            await asyncio.sleep(5 * DRAIN_SECONDS)
+            await self._disks.drain()
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    async def _checkpoint(self, wanted: CheckpointOrder) -> None:
+        self._standing.state = "checkpointing"
+        order = self._orders.now
+        context = HookContext(
+            job=order.job,
+            job_name=order.name,
+            epoch=self._standing.epoch + 1,
+            disks=tuple(disk.path for disk in self._disks.disks),
+        )
+        checkpointer = Checkpointer(
+            self._disks,
+            self._transfer,
+            order.freeze_budget,
+            self._settings.hooks,
+            context,
+            self._workers,
+            self._settings.frozen_record,
+        )
+        try:
+            await self._disks.check()
+            taken = await checkpointer.take(wanted)
+        except LocalFault as fault:
+            if fault.code in TRANSIENT and fault.code != CHECKPOINT_SUPERSEDED.code:
+                raise
+            _log.warning("checkpoint.failed", code=fault.code, because=fault.sentence)
+            self._standing.errors[fault.code] += 1
+            self._standing.answered = wanted.request
+            self._standing.refusal = CheckpointFailed(
+                job=self._job, request=wanted.request, error=info(fault)
+            )
+            self._link.send(self._standing.refusal)
+            return
+        await self._commit(wanted, taken)
+
+    def _refuse_again(self, wanted: CheckpointOrder) -> None:
+        """The receiver still wants what was refused: it may never have heard. Once a session."""
+        refusal, self._standing.refusal = self._standing.refusal, None
+        if refusal is not None and refusal.request == wanted.request:
+            self._link.send(refusal)
+
+    async def _commit(self, wanted: CheckpointOrder, taken: Taken) -> None:
+        """Have the receiver record it. Until it has, nothing more is sent."""
+        committed = await self._link.request(
+            Commit(
+                id=self._link.new_id(),
+                session=self._transfer.session,
+                job=self._job,
+                epoch=self._standing.epoch + 1,
+                consistency=taken.consistency,
+                frozen_seconds=taken.frozen_seconds,
+                taken=taken.taken,
+                request=wanted.request,
+                hold=wanted.hold,
+                cutover=wanted.cutover,
+            ),
+            Committed,
+            COMMIT_SECONDS,
+        )
+        standing = self._standing
+        standing.answered = wanted.request
+        standing.refusal = None
+        standing.epoch = committed.epoch
+        standing.frozen.append(taken.frozen_seconds)
+        self._disks.set_epoch(committed.epoch)
+        _log.info(
+            "checkpoint.committed",
+            epoch=committed.epoch,
+            consistency=taken.consistency,
+            frozen_seconds=round(taken.frozen_seconds, 4),
+            **{f"{step}_ms": spent for step, spent in taken.milliseconds.items()},
+        )
+        if committed.held or wanted.cutover:
+            # The next order follows at once; nothing may be written before it is here.
+            while (order := self._orders.now).checkpoint == wanted:
+                await self._orders.newer(order)

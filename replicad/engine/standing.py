@@ -1,0 +1,103 @@
+"""Where the job stands: what is counted over all its sessions, and the report made of it.
+
+One frozen report is the source of status, metrics, log and of what the receiver is told. It is
+made by whoever asks, as often as they ask; making it changes nothing but the speedometer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from protocol.errors import Fault
+from protocol.wire.messages import (
+    CheckpointFailed,
+    ErrorInfo,
+    JobOrder,
+    JobReport,
+    JobState,
+)
+from replicad.engine.disks import DiskSet
+from replicad.pace import Speedometer, remaining_seconds
+from replicad.transfer import Transfer
+
+
+class Standing:
+    """The job as it stands.
+
+    Attributes:
+        answered: the checkpoint request that was committed or refused last.
+        refusal: what the receiver must be told about ``answered``; again in every new session,
+            as long as the order still wants it.
+        frozen: seconds of each freeze that was committed.
+        errors: faults by code.
+    """
+
+    def __init__(self) -> None:
+        self.state: JobState = "ready"
+        self.sentence = ""
+        self.error: Fault | None = None
+        self.epoch = 0
+        self.answered = ""
+        self.refusal: CheckpointFailed | None = None
+        self.frozen: list[float] = []
+        self.errors: Counter[str] = Counter()
+        self.reconnects = 0
+        self.speed = Speedometer()
+        self._logical = 0
+        self._wire = 0
+
+    def add(self, ended: Transfer) -> None:
+        """A transfer is over: what it carried stays counted."""
+        self._logical += ended.acked_bytes
+        self._wire += ended.wire_bytes
+
+    def forget(self) -> None:
+        """Another job begins from nothing."""
+        self._logical = self._wire = 0
+        self.epoch = 0
+        self.speed.restart()
+
+    def report(
+        self, order: JobOrder, disks: DiskSet | None, transfer: Transfer | None
+    ) -> JobReport | None:
+        """The report; None when there is no job."""
+        if not order.job:
+            return None
+        now = time.monotonic()
+        listed = tuple(disk.report() for disk in disks.disks) if disks else ()
+        logical = self._logical + (transfer.acked_bytes if transfer else 0)
+        self.speed.sample(now, logical)
+        passing = [disk for disk in listed if disk.pass_ != "idle"]  # noqa: S105 - a pass
+        oldest = disks.oldest if disks else None
+        return JobReport(
+            job=order.job,
+            revision=order.revision,
+            state=self.state,
+            epoch=self.epoch,
+            speed_bytes_per_second=self.speed.speed,
+            remaining_seconds=remaining_seconds(
+                sum(disk.total_bytes for disk in passing),
+                sum(disk.transferred_bytes for disk in passing),
+                self.speed.speed,
+            ),
+            logical_bytes=logical,
+            wire_bytes=self._wire + (transfer.wire_bytes if transfer else 0),
+            lag_seconds=max(0.0, now - oldest) if oldest is not None else 0.0,
+            sentence=self.sentence or _comparing(disks),
+            error=info(self.error) if self.error else None,
+            disks=listed,
+            reconnects=self.reconnects,
+            tracker_misses=disks.misses if disks else 0,
+        )
+
+
+def _comparing(disks: DiskSet | None) -> str:
+    """Why a disk is being compared, when one is."""
+    suspect = [disk for disk in disks.disks if disk.suspect] if disks else []
+    return f"{suspect[0].path}: {suspect[0].trust}" if suspect else ""
+
+
+def info(fault: Fault) -> ErrorInfo:
+    """A fault as it travels."""
+    return ErrorInfo(code=fault.code, message=fault.sentence, remedy=fault.remedy)
