@@ -6,115 +6,30 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from protocol.admin.method import Final, Method
-from protocol.errors import SOURCE_FORGOTTEN, UNKNOWN_DISK, USAGE
-from protocol.units import parse_instant
+from protocol.errors import SOURCE_FORGOTTEN, UNKNOWN_DISK
 from protocol.views import ActivationView, IntermediateView, JobView, SourceView
 from receiver import activation
 from receiver.authority import Authority
 from receiver.catalog import Catalog, DiskRow, JobRow
 from receiver.conversation import Conversations
-from receiver.jobs.spec import JobSpec, checked
 from receiver.manager import Manager
+from receiver.params import (
+    CheckpointJob,
+    CreateActivation,
+    CreateJob,
+    Job,
+    JobDisk,
+    MaybeJob,
+    Named,
+    SetJob,
+)
 from receiver.views import intermediate_view, source_view, text
 
 UPDATE_SECONDS = 0.5
 """Between updates while a command waits."""
-
-
-class Params(msgspec.Struct, frozen=True):
-    """Base of all parameters."""
-
-
-class CreateActivation(Params, frozen=True):
-    uses: int = 1
-    valid_seconds: float = 7 * 86400.0
-
-
-class Named(Params, frozen=True):
-    name: str
-
-
-class Job(Params, frozen=True):
-    job: str
-
-
-class MaybeJob(Params, frozen=True):
-    job: str | None = None
-
-
-class JobDisk(Params, frozen=True):
-    job: str
-    disk: str
-
-
-class SetJob(Params, frozen=True):
-    job: str
-    changes: dict[str, Any]
-
-
-class CheckpointJob(Params, frozen=True):
-    job: str
-    wait: bool = False
-    hold: bool = False
-
-
-class Start(msgspec.Struct, frozen=True):
-    kind: Literal["now", "at", "manual"] = "now"
-    at: str | None = None
-
-
-class Target(msgspec.Struct, frozen=True):
-    kind: Literal["raw", "device"] = "raw"
-    path: str = ""
-
-
-class CreateJob(Params, frozen=True):
-    source: str
-    name: str = ""
-    disks: tuple[str, ...] = ()
-    targets: tuple[Target, ...] = ()
-    start: Start = Start()
-    every: float | None = None
-    keep: int = 3
-    bandwidth: int = 0
-    compress: str = "auto"
-    freeze_budget: float = 2.0
-    valid_seconds: float | None = None
-
-    def spec(self) -> JobSpec:
-        """What is wanted, checked.
-
-        Raises:
-            LocalFault: USAGE.
-        """
-        try:
-            at = None if self.start.at is None else parse_instant(self.start.at).timestamp()
-        except ValueError as error:
-            raise USAGE.fault(problem=str(error)) from error
-        targets = tuple(
-            "raw" if target.kind == "raw" else f"device:{target.path}" for target in self.targets
-        )
-        return checked(
-            JobSpec(
-                source=self.source,
-                name=self.name,
-                disks=self.disks,
-                targets=targets,
-                start=self.start.kind,
-                start_at=at,
-                every=self.every,
-                keep=self.keep,
-                bandwidth=self.bandwidth,
-                compress=self.compress,
-                freeze_budget=self.freeze_budget,
-                valid=self.valid_seconds,
-            )
-        )
 
 
 class Control:

@@ -8,50 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
-import ssl
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography import x509
-
-from protocol.errors import INTERNAL, PROTOCOL, SESSION_FENCED, Fault
-from protocol.identity import certificate_fingerprint, common_name
-from protocol.link.control import READ_SIZE, ControlLink
-from protocol.link.data import USER_TIMEOUT_MS
+from protocol.errors import INTERNAL, SESSION_FENCED, Fault
+from protocol.identity import certificate_fingerprint
+from protocol.link.control import ControlLink
 from protocol.local import log
 from protocol.wire.control import Greeted
 from protocol.wire.greeting import Greeting
-from protocol.wire.limits import HANDSHAKE_TIMEOUT
 from protocol.wire.messages import (
     Ask,
-    Authority,
-    AuthorityRequest,
     CheckpointFailed,
     CloseSession,
     Commit,
     ControlMessage,
-    Enrol,
-    Enrolled,
     ErrorInfo,
     Hello,
     Inventory,
     JobOrder,
     JobReport,
     OpenSession,
-    Refused,
     SessionFailed,
 )
 from protocol.wire.rules import Role
 from receiver import __version__
-from receiver.activation import enrol
 from receiver.authority import Authority as Ca
 from receiver.catalog import SourceRow
 from receiver.checkpoint import commit
 from receiver.disk.device import same_machine
+from receiver.enrolling import certificate_of, handshake, name_in, refusal, serve_stranger
 from receiver.gate import Visit
 from receiver.manager import Manager
 from receiver.requests import answer
@@ -134,7 +123,7 @@ class Conversations:
     async def welcome(self, sock: socket.socket, visit: Visit) -> None:
         """Serve one connection of the control port to its end."""
         try:
-            reader, writer = await self._handshake(sock)
+            reader, writer = await handshake(sock, self._context)
         except (OSError, TimeoutError):
             return
         visit.take()
@@ -149,28 +138,10 @@ class Conversations:
         finally:
             writer.close()
 
-    async def _handshake(
-        self, sock: socket.socket
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=READ_SIZE)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-        async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol,
-                sock,
-                ssl=self._context,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
-                ssl_shutdown_timeout=2.0,
-            )
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
-
     async def _converse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, visit: Visit
     ) -> None:
-        presented = _certificate(writer)
+        presented = certificate_of(writer)
         source: SourceRow | None = None
         refused: Fault | None = None
         if presented is not None:
@@ -186,11 +157,11 @@ class Conversations:
         name = source.name if source else None
         async with ControlLink(Role.RECEIVER, greeting, name, reader, writer) as link:
             if refused is not None:
-                link.send(_refusal(refused))
+                link.send(refusal(refused))
                 return
             greeted = await link.greet()
             if source is None:
-                await self._enrolling(link)
+                await serve_stranger(link, self._manager.shelf, self._authority)
                 return
             assert presented is not None
             visit.known()
@@ -202,44 +173,9 @@ class Conversations:
         Raises:
             PeerFault: SOURCE_FORGOTTEN.
         """
-        fingerprint, name = certificate_fingerprint(presented), _name(presented)
+        fingerprint, name = certificate_fingerprint(presented), name_in(presented)
         return await self._manager.shelf.do(
             lambda catalog: catalog.sources.with_certificate(fingerprint, name)
-        )
-
-    async def _enrolling(self, link: ControlLink) -> None:
-        async for message in link.messages():
-            try:
-                if isinstance(message, AuthorityRequest):
-                    link.send(Authority(answers=message.id, certificate_pem=self._authority.pem))
-                elif isinstance(message, Enrol):
-                    link.send(await self._enrol(message))
-            except Fault as fault:
-                number: int = getattr(message, "id", 0)
-                link.send(_refusal(fault, number))
-            return
-
-    async def _enrol(self, message: Enrol) -> Enrolled:
-        try:
-            secret = bytes.fromhex(message.secret)
-        except ValueError:
-            raise PROTOCOL.peer(detail="the secret is not hex") from None
-        certificate = await self._manager.shelf.do(
-            lambda catalog: enrol(
-                catalog,
-                self._authority,
-                secret=secret,
-                name=message.name,
-                request_pem=message.request_pem,
-                now=time.time(),
-            )
-        )
-        _log.info("source.enrolled", source=message.name)
-        return Enrolled(
-            answers=message.id,
-            certificate_pem=certificate.pem,
-            authority_pem=self._authority.pem,
-            receiver=os.uname().nodename,
         )
 
     # --- a known source -------------------------------------------------------------------------
@@ -276,7 +212,7 @@ class Conversations:
 
     def _send_away(self, here: Present, fault: Fault) -> None:
         with contextlib.suppress(Fault):
-            here.link.send(_refusal(fault))
+            here.link.send(refusal(fault))
         here.link.abort()
 
     async def _seen(self, here: Present, software: str) -> None:
@@ -337,11 +273,11 @@ class Conversations:
             _log.warning(
                 "request.refused", source=here.name, code=fault.code, because=fault.sentence
             )
-            reply = _refusal(fault, number)
+            reply = refusal(fault, number)
         except Exception as error:  # noqa: BLE001 - a bug in one request must not end all others
             _log.exception("request.bug", source=here.name)
             detail = f"{type(error).__name__}: {error}"
-            reply = _refusal(INTERNAL.fault(detail=detail), number)
+            reply = refusal(INTERNAL.fault(detail=detail), number)
         with contextlib.suppress(Fault):
             here.link.send(reply)
 
@@ -364,17 +300,3 @@ class Conversations:
         manager.happenings.committed(job, row)
         here.link.send(reply)
         return await manager.order(here.name)
-
-
-def _certificate(writer: asyncio.StreamWriter) -> bytes | None:
-    """The peer's verified certificate, DER; None when it has shown none."""
-    tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
-    return tls.getpeercert(binary_form=True) if tls is not None else None
-
-
-def _name(der: bytes) -> str:
-    return common_name(x509.load_der_x509_certificate(der))
-
-
-def _refusal(fault: Fault, number: int = 0) -> Refused:
-    return Refused(code=fault.code, message=fault.sentence, remedy=fault.remedy, answers=number)

@@ -41,9 +41,14 @@ _log = log.get("jobs")
 class Told(Protocol):
     """Where orders go: the connected sources."""
 
-    def tell(self, source: str, order: JobOrder) -> None: ...
-    def connected(self, source: str) -> bool: ...
-    def on_this_machine(self, source: str) -> bool: ...
+    def tell(self, source: str, order: JobOrder) -> None:
+        """Give a source its order, if it is here; it gets it when it comes otherwise."""
+
+    def connected(self, source: str) -> bool:
+        """Whether a source is here."""
+
+    def on_this_machine(self, source: str) -> bool:
+        """Whether a source is here and runs on our own kernel."""
 
 
 class Happenings:

@@ -55,6 +55,7 @@ class Session:
         connections_max: open at one time.
 
     Attributes:
+        closed: set when nothing of it is left.
         still: the disks stand at a checkpoint; content that comes now breaks the protocol.
     """
 
@@ -77,6 +78,7 @@ class Session:
         self.disks = dict(disks)
         self.fault: Fault | None = None
         self.still = False
+        self.closed = asyncio.Event()
         self._pool = pool
         self._workers = workers
         self._syncers = syncers
@@ -171,6 +173,7 @@ class Session:
         self._wake.set()
         await self._syncing
         await self._loop.run_in_executor(self._syncers, self._close_disks)
+        self.closed.set()
 
     def _close_disks(self) -> None:
         for disk in self.disks.values():

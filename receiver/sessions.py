@@ -33,9 +33,6 @@ a group of writes and its sync take."""
 SPARE_CONNECTIONS = 2
 """Connections beyond those offered: one that is made anew before its loss was seen."""
 
-LEAVE_STEP = 0.02
-"""Seconds between looks whether a session has ended."""
-
 _log = log.get("sessions")
 
 
@@ -172,9 +169,9 @@ class Sessions:
 
     async def leave(self, session: Session, seconds: float) -> None:
         """End a session, but give its source so long to end it by itself."""
-        until = asyncio.get_running_loop().time() + seconds
-        while session.id in self._by_id and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(LEAVE_STEP)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await session.closed.wait()
         await self.close_session(session.id)
 
     def forget(self, job: str) -> None:

@@ -14,7 +14,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from protocol.errors import CONNECTION_LOST, UNREACHABLE, Fault
+from protocol.errors import CONNECTION_LOST, PROTOCOL, UNREACHABLE, Fault
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.data import DataHello, FrameReader
 from protocol.wire.frames import Ready, decode_meta
@@ -94,7 +94,8 @@ class AnswerReader:
     """The source's reading end of a data connection, driven by the loop.
 
     Calls ``on_frame(frame, payload)`` for every answer and ``on_end(fault)`` once when nothing
-    more will come. The first frame must be :class:`~protocol.wire.frames.Ready`.
+    more will come. The first frame, and no other, is a
+    :class:`~protocol.wire.frames.Ready`; anything else is the end.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class AnswerReader:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._open = True
+        self._greeted = False
         self.ready = self._loop.create_future()
         self._loop.add_reader(sock.fileno(), self._readable)
 
@@ -149,11 +151,14 @@ class AnswerReader:
             length = self._opener.open(self._reader.take(), self._plain)
             self._reader.provide(self._sealed)
             frame, payload = decode_meta(self._plain[:length], Direction.FROM_RECEIVER)
-            if isinstance(frame, Ready):
+            if isinstance(frame, Ready) is self._greeted:
+                raise PROTOCOL.peer(detail=f"a {type(frame).__name__} in the wrong place")
+            if self._greeted:
+                self._on_frame(frame, bytes(self._plain[:payload]))
+            else:
+                self._greeted = True
                 if not self.ready.done():
                     self.ready.set_result(None)
-            else:
-                self._on_frame(frame, bytes(self._plain[:payload]))
 
     def _end(self, fault: Fault) -> None:
         self.close()
