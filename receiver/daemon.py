@@ -135,6 +135,8 @@ class Daemon:
             sessions=len(self.sessions.open_sessions()),
             refused=self.data.refused + self._control_gate.refused + self._data_gate.refused,
             received={row.id: self.manager.figures.since_start(row.id) for row in rows},
+            reports={row.id: said for row in rows if (said := self.manager.figures.report(row))},
+            frozen=tuple(self.manager.happenings.frozen.values()),
             errors=dict(self.manager.happenings.errors),
         )
 

@@ -56,6 +56,7 @@ class Happenings:
 
     Attributes:
         errors: how often each code has come up, for the metrics.
+        frozen: seconds that the source was frozen for each checkpoint (job, epoch), likewise.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Happenings:
     ) -> None:
         self.sessions: Sessions
         self.errors: Counter[str] = Counter()
+        self.frozen: dict[tuple[str, int], float] = {}
         self._shelf = shelf
         self._storage = storage
         self._told = told
@@ -201,6 +203,7 @@ class Happenings:
 
     def committed(self, job: JobRow, row: CheckpointRow) -> None:
         """A checkpoint was recorded: tell who waits, once its disks stand still."""
+        self.frozen[job.id, row.epoch] = row.frozen_seconds
         self.beside(self._announce(job, row))
 
     async def _announce(self, job: JobRow, row: CheckpointRow) -> None:

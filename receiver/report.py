@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from protocol.local.freezes import freeze_histogram
 from protocol.views import JobView
+from protocol.wire.messages import JobReport
 
 _GAUGES = (
     ("receiver_speed_bytes_per_second", "Logical bytes per second.", "speed_bytes_per_second"),
@@ -22,6 +24,11 @@ _COUNTERS = (
 """Counted from the start of the process, as Prometheus expects: it recognises a counter that
 begins again at 0. One that went on from the catalog would, after a kill, begin a little *below*
 where it was, and ``rate()`` would take all of it for new. ``job show`` counts the job's life."""
+_SAID = (
+    ("receiver_tracker_misses", "Events that the source's tracker missed.", "tracker_misses"),
+    ("receiver_reconnects", "Sessions that the source lost and opened again.", "reconnects"),
+)
+"""Counted by the source, from the start of its daemon."""
 _DISKS = (
     ("receiver_dirty_bytes", "Bytes that the intermediate disk lacks.", "dirty_bytes"),
     ("receiver_in_flight_bytes", "Bytes without a durable answer.", "in_flight_bytes"),
@@ -30,13 +37,17 @@ _DISKS = (
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The receiver at one moment. ``received``: logical and wire bytes by job since its start."""
+    """The receiver at one moment. By job: ``received`` logical and wire bytes since its start,
+    and ``reports``, the source's last word; ``frozen``: seconds of checkpoints since its start.
+    """
 
     jobs: tuple[JobView, ...] = ()
     sources: int = 0
     sessions: int = 0
     refused: int = 0
     received: dict[str, tuple[int, int]] = field(default_factory=dict)
+    reports: dict[str, JobReport] = field(default_factory=dict)
+    frozen: tuple[float, ...] = ()
     errors: dict[str, int] = field(default_factory=dict)
 
 
@@ -49,11 +60,7 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
             if (value := getattr(job, key)) is not None:
                 gauge.add_metric([job.id, job.source], value)
         yield gauge
-    for at, (name, doc) in enumerate(_COUNTERS):
-        counter = CounterMetricFamily(name, doc, labels=labels)
-        for job in now.jobs:
-            counter.add_metric([job.id, job.source], now.received.get(job.id, (0, 0))[at])
-        yield counter
+    yield from _counters(now, labels)
     for name, doc, key in _DISKS:
         gauge = GaugeMetricFamily(name, doc, labels=[*labels, "disk"])
         for job in now.jobs:
@@ -61,6 +68,7 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
                 gauge.add_metric([job.id, job.source, disk.path], getattr(disk, key))
         yield gauge
     yield from _states(now)
+    yield freeze_histogram("receiver_freeze_seconds", now.frozen)
     yield _plain("receiver_connected_sources", "Sources that are connected.", now.sources)
     yield _plain("receiver_sessions", "Open sessions.", now.sessions)
     refused = CounterMetricFamily(
@@ -74,6 +82,20 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
     for code, count in sorted(now.errors.items()):
         errors.add_metric([code], count)
     yield errors
+
+
+def _counters(now: Snapshot, labels: list[str]) -> Iterable[Metric]:
+    for at, (name, doc) in enumerate(_COUNTERS):
+        counter = CounterMetricFamily(name, doc, labels=labels)
+        for job in now.jobs:
+            counter.add_metric([job.id, job.source], now.received.get(job.id, (0, 0))[at])
+        yield counter
+    for name, doc, key in _SAID:
+        counter = CounterMetricFamily(name, doc, labels=labels)
+        for job in now.jobs:
+            if (said := now.reports.get(job.id)) is not None:
+                counter.add_metric([job.id, job.source], getattr(said, key))
+        yield counter
 
 
 def _states(now: Snapshot) -> Iterable[Metric]:

@@ -10,18 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from protocol.local.freezes import freeze_histogram
 from protocol.views import DiskView, JobStatus, SourceStatus, TrackerView
 from protocol.wire.messages import DiskReport, JobOrder, JobReport
-
-FREEZE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Seconds: fine around the goal of well under a second, coarse where only alarm matters."""
 
 
 @dataclass(slots=True)
@@ -117,7 +110,7 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
     for code, count in sorted(now.errors.items()):
         errors.add_metric([code], count)
     yield errors
-    yield _histogram(now.frozen)
+    yield freeze_histogram("replicad_freeze_seconds", now.frozen)
 
 
 def _job(report: JobReport, labels: tuple[str, ...]) -> Iterable[Metric]:
@@ -172,13 +165,4 @@ def counter(name: str, text: str, value: float, job: Sequence[str] | None = None
     """A counter with one sample; the library adds ``_total``."""
     family = CounterMetricFamily(name, text, labels=["job"] if job else [])
     family.add_metric(job or [], value)
-    return family
-
-
-def _histogram(frozen: Sequence[float]) -> Metric:
-    family = HistogramMetricFamily(
-        "replicad_freeze_seconds", "How long filesystems stayed frozen at a checkpoint."
-    )
-    buckets = [(str(edge), float(sum(f <= edge for f in frozen))) for edge in FREEZE_BUCKETS]
-    family.add_metric([], [*buckets, ("+Inf", float(len(frozen)))], sum(frozen))
     return family
