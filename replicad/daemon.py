@@ -34,7 +34,7 @@ from replicad import __version__
 from replicad.engine.job import JobEngine, internal
 from replicad.engine.session import Settings
 from replicad.freeze.leftover import thaw_leftovers
-from replicad.inventory import disks_of
+from replicad.inventory import present_disks
 from replicad.report import Snapshot, metrics, source_status
 from replicad.tracker import (
     EbpfTracker,
@@ -172,7 +172,8 @@ class Daemon:
         while True:
             if loop.time() >= look_at:
                 look_at = loop.time() + INVENTORY_SECONDS
-                found = tuple(await loop.run_in_executor(None, disks_of, self._config.source.disks))
+                disks = self._config.source.disks
+                found = tuple(await loop.run_in_executor(None, present_disks, disks))
                 if found != told:
                     told = found
                     link.send(Inventory(disks=found))

@@ -7,6 +7,7 @@ it from udev's database, which a small or containerised system does not have.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from protocol.errors import SOURCE_DISK_MISSING
+from protocol.errors import SOURCE_DISK_MISSING, LocalFault
 from protocol.wire.messages import DiskIdentity, DiskInfo, Mounted
 from replicad.freeze.blockgraph import BlockGraph, number, read_block_graph
 from replicad.freeze.mounts import Mount, mount_devices, read_mounts
@@ -60,6 +61,16 @@ def disks_of(config_disks: Sequence[str] = ()) -> list[DiskInfo]:
         for name in sorted(node.name for node in graph.nodes.values() if not node.partition)
         if _offered(name)
     ]
+
+
+def present_disks(config_disks: Sequence[str] = ()) -> list[DiskInfo]:
+    """As :func:`disks_of`, but a named disk that cannot be opened is left out: the others can
+    still be copied, and a job that wants it is told why when it opens it."""
+    found: list[DiskInfo] = []
+    for path in config_disks:
+        with contextlib.suppress(LocalFault):
+            found += disks_of([path])
+    return found if config_disks else disks_of()
 
 
 def _offered(name: str, sysfs: Path = Path("/sys/class/block")) -> bool:

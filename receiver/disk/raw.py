@@ -32,10 +32,13 @@ from receiver.disk import files, zeroing
 from receiver.disk.base import IntermediateDisk, free_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 FREE_BYTES_MIN = 16 << 20
-"""16 MiB that must be free before a disk is begun: the catalog and logs share the filesystem."""
+"""16 MiB that must be free before a disk is begun, and are left free when it is written (a small
+filesystem leaves a sixteenth): the catalog shares the filesystem and must be able to record that
+there is no more room. Without that the job could not even be put into error."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -143,6 +146,15 @@ class RawDisk(IntermediateDisk):
         except BaseException:
             os.close(descriptor)
             raise
+
+    def write(self, offset: int, content: memoryview | Sequence[memoryview]) -> None:
+        """As every disk does; RECEIVER_FULL comes while the catalog still has room."""
+        with self._call(offset, 0):
+            filesystem = os.fstatvfs(self._descriptor)
+            total, free = filesystem.f_blocks, filesystem.f_bavail
+            if free * filesystem.f_frsize < FREE_BYTES_MIN and free * 16 < total:
+                raise RECEIVER_FULL.fault(path=self.path, free=free * filesystem.f_frsize)
+        super().write(offset, content)
 
     def identity(self) -> TargetIdentity:
         """What the catalog recognises it by."""

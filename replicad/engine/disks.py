@@ -49,9 +49,10 @@ class DiskSet:
         await self._loop.run_in_executor(self._worker, self._open, tuple(paths), tuple(allowed))
 
     def _open(self, paths: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-        offered = {info.path for info in disks_of(allowed)}
+        # A disk that has vanished is missing, not forbidden; disks_of says so below.
+        offered = set(allowed) or {info.path for info in disks_of()}
         for path in paths:
-            if path not in offered:
+            if path not in offered and (allowed or Path(path).exists()):
                 raise SOURCE_DISK_FORBIDDEN.fault(path=path)
         infos = disks_of(paths)
         self._refuse_own_runtime(infos)
