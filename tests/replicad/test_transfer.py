@@ -1,0 +1,181 @@
+"""The source's end of a session against a receiver that is late, lies, or goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import INTERNAL, PROTOCOL, Fault
+from protocol.wire.frames import Ack, Data, Diff, Digests, Frame
+from replicad.engine.passes import JobSweep, run_pass
+from replicad.feed import Work
+from tests.support.copying import GRANULE, Bench, bench
+
+pytestmark = pytest.mark.timeout(120)
+
+GRANULES = 600
+Answers = list[tuple[Frame, bytes]]
+
+
+def in_bench(case: Callable[[Bench], object], *, tracked: bool = True) -> None:
+    async def run() -> None:
+        with TemporaryDirectory(dir="/dev/shm") as directory:
+            async with bench(Path(directory), GRANULES, tracked=tracked) as made:
+                await case(made)  # type: ignore[misc]
+
+    asyncio.run(run())
+
+
+def test_a_first_copy_and_a_delta_make_the_disks_equal() -> None:
+    async def case(made: Bench) -> None:
+        await made.sync()
+        assert made.equal()
+        for granule in (0, 17, 599):
+            made.tracker.write(made.path, granule, b"x" * GRANULE)
+        assert not made.equal()
+        await made.sync()
+        assert made.equal()
+        assert made.disk.passed == 2
+        assert made.disk.trust == "tracked without a gap since the full pass"
+
+    in_bench(case)
+
+
+def test_a_comparison_sends_only_what_differs() -> None:
+    async def case(made: Bench) -> None:
+        await made.sync()
+        made.tracker.write(made.path, 30, b"y" * GRANULE, seen=False)
+        made.disk.suspect_all("the tracker may have missed 1 write")
+        assert made.disk.trust == "comparing: the tracker may have missed 1 write"
+        async with await made.transfer() as transfer:
+            await run_pass(transfer, made.disks)
+            assert transfer.acked_bytes == made.disk.differing_bytes == GRANULE
+        assert made.equal()
+        assert made.disk.trust == "tracked without a gap since the compare pass"
+
+    in_bench(case)
+
+
+@given(cut=st.integers(0, 3_000_000), seed=st.integers(0, 9))
+def test_cut_at_any_byte_the_next_session_makes_them_equal(cut: int, seed: int) -> None:
+    async def case(made: Bench) -> None:
+        chance = random.Random(seed)
+        if seed % 2:
+            await made.sync()
+            for granule in chance.sample(range(GRANULES), 300):
+                made.tracker.write(made.path, granule, chance.randbytes(GRANULE))
+            made.disk.suspect_all("a test")
+            await made.disks.drain()
+        made.receiver.cut_after = cut
+        transfer = await made.transfer()
+        try:
+            async with transfer:
+                await run_pass(transfer, made.disks)
+        except Fault:
+            await made.disks.drain()
+        # What was in flight is not touched before the next session has fenced this one off.
+        transfer.release()
+        assert made.disk.live_map.flying_granules == 0
+        made.receiver.cut_after = None
+        await made.sync()
+        assert made.equal()
+
+    in_bench(case)
+
+
+def answering(
+    kind: type, change: Callable[[Answers], Answers]
+) -> Callable[[Frame, Answers], Answers]:
+    def answer(frame: Frame, answers: Answers) -> Answers:
+        return change(answers) if isinstance(frame, kind) else answers
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (Data, lambda _: [(Ack(5_000_000), b"")]),
+        (Data, lambda _: [(Diff(0, 1), b"\0")]),
+        (Digests, lambda answers: [(Ack(answers[0][0].sequence), b""), *answers]),
+        (Digests, lambda answers: [(Diff(answers[0][0].sequence, 1), b"\0")]),
+        (Digests, lambda answers: [(answers[0][0], b"")]),
+        (Digests, lambda answers: [*answers, *answers]),
+    ],
+    ids=["ack-of-nothing", "diff-of-data", "ack-before-diff", "diff-size", "no-bits", "twice"],
+)
+def test_an_answer_that_cannot_be_true_ends_the_session(
+    kind: type, change: Callable[[Answers], Answers]
+) -> None:
+    async def case(made: Bench) -> None:
+        if kind is Digests:
+            await made.sync()
+            made.disk.suspect_all("a test")
+        made.receiver.answer = answering(kind, change)
+        transfer = await made.transfer()
+        with pytest.raises(Fault) as refused:
+            async with transfer:
+                await run_pass(transfer, made.disks)
+        assert refused.value.code == PROTOCOL.code
+        assert made.disks.differ
+        made.receiver.answer = None
+        transfer.release()
+        await made.sync()
+        assert made.equal()
+
+    in_bench(case)
+
+
+def test_a_bug_in_a_sender_ends_the_session_and_does_not_hang_it() -> None:
+    async def case(made: Bench) -> None:
+        def refill() -> list[Work]:
+            raise ZeroDivisionError
+
+        transfer = await made.transfer()
+        with pytest.raises(Fault) as refused:
+            async with transfer, asyncio.timeout(20):
+                await transfer.send(refill)
+        assert refused.value.code == INTERNAL.code
+
+    in_bench(case)
+
+
+def test_cancelled_while_a_sender_reads_it_waits_for_the_sender() -> None:
+    async def case(made: Bench) -> None:
+        reading, go_on = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        read = made.disk.reader.read
+        ended: list[bool] = []
+
+        def slow(*arguments: object) -> int:
+            loop.call_soon_threadsafe(reading.set)
+            asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
+            ended.append(True)
+            return read(*arguments)  # type: ignore[arg-type]
+
+        made.disk.reader.read = slow  # type: ignore[method-assign]
+
+        async def session() -> None:
+            async with await made.transfer() as transfer:
+                await transfer.send(JobSweep(made.disks).refill)
+
+        task = asyncio.create_task(session())
+        await reading.wait()
+        for _ in range(20):  # also those that come while it is leaving
+            task.cancel()
+            await asyncio.sleep(0)
+        assert not task.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended
+        made.disk.reader.read = read  # type: ignore[method-assign]
+
+    in_bench(case)
