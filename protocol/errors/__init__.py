@@ -51,6 +51,9 @@ from protocol.errors.fault import (
 from protocol.errors.fault import (
     PeerFault as PeerFault,
 )
+from protocol.errors.fault import (
+    plain as plain,
+)
 from protocol.errors.identity import (
     ACTIVATION_EXPIRED as ACTIVATION_EXPIRED,
 )
@@ -228,4 +231,5 @@ if len(BY_CODE) != len(KINDS):
 def from_peer(code: str, message: str, remedy: str) -> PeerFault:
     """An error that the other side reported, with the exit code our own table gives it."""
     known = BY_CODE.get(code)
-    return PeerFault(code, message, remedy, known.exit_code if known else Exit.FAILED)
+    exit_code = known.exit_code if known else Exit.FAILED
+    return PeerFault(plain(code)[:16], plain(message), plain(remedy), exit_code)

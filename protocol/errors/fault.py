@@ -6,6 +6,17 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
+TEXT_MAX = 4096
+"""Characters of a peer's text that are kept: a path, or more than one sentence."""
+
+
+def plain(text: str) -> str:
+    """A peer's text as it may be shown on a terminal and logged: short and printable.
+
+    Without it an escape sequence in an error would be carried out by an administrator's terminal.
+    """
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text[:TEXT_MAX])
+
 
 class Exit(enum.IntEnum):
     """Exit codes of every command (fixed: scripts rely on them)."""

@@ -8,9 +8,13 @@ the HTTP server, so it may only read what is safe to read there (one frozen repo
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Self
+import socket
+import socketserver
+import threading
+from typing import TYPE_CHECKING, Any, Final, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.registry import Collector
 
 from protocol.errors import ALREADY_RUNNING, CONFIGURATION
@@ -21,6 +25,56 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from prometheus_client.core import Metric
+
+
+SCRAPES_MAX: Final = 8
+"""Connections that are served at once: Prometheus needs one. Each has a thread."""
+
+SILENT_SECONDS: Final = 5.0
+"""A connection that says nothing for so long is closed: any local user may make one."""
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = SILENT_SECONDS
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: a scrape every few seconds is not an event."""
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """A thread a connection, and not more than :data:`SCRAPES_MAX` of them."""
+
+    daemon_threads = True
+
+    def __init__(self, address: Address) -> None:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        self.address_family = found[0][0]
+        self._slots = threading.Semaphore(SCRAPES_MAX)
+        super().__init__((address.host, address.port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve it in a thread, or hang up when there are too many."""
+        if self._slots.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """In the thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+
+    def handle_error(self, *_: object) -> None:
+        """Nothing: who hangs up in the middle, or stays silent, is no fault of ours."""
+
+    def server_bind(self) -> None:
+        """Without the reverse look-up of our own name that the base class makes."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name = str(self.server_address[0])
+        self.server_port = int(self.server_address[1])
+        self.setup_environ()
 
 
 class _FromReport(Collector):
@@ -49,9 +103,7 @@ class MetricsServer:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_FromReport(report))
         try:
-            self._server, self._thread = start_http_server(
-                address.port, address.host, registry=registry
-            )
+            self._server = _Server(address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise ALREADY_RUNNING.fault(path=f"the metrics address {address}") from error
@@ -59,6 +111,11 @@ class MetricsServer:
             raise CONFIGURATION.fault(
                 path=f"metrics address {address}", problems=problem
             ) from error
+        self._server.set_app(make_wsgi_app(registry))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="metrics", daemon=True
+        )
+        self._thread.start()
         self.address = Address(address.host, self._server.server_port)
 
     def close(self) -> None:

@@ -40,6 +40,8 @@ def make_safe(directory: Path) -> None:
         raise _unfit(directory, f"belongs to user id {found.st_uid}, not to the daemon's user")
     if found.st_mode & stat.S_IWOTH:
         raise _unfit(directory, f"is writable by everybody (mode {stat.S_IMODE(found.st_mode):o})")
+    if found.st_mode & stat.S_IWGRP and found.st_gid != 0:
+        raise _unfit(directory, f"is writable by its group (mode {stat.S_IMODE(found.st_mode):o})")
     if not os.access(directory, os.W_OK):  # for root too, when its filesystem is read-only
         raise _unfit(directory, "cannot be written to (read-only filesystem, or no permission)")
 

@@ -8,29 +8,74 @@ message that needs one; a message without an entry is plain text and numbers for
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from protocol.errors import PROTOCOL
-from protocol.wire.limits import CONNECTIONS_MAX, DISK_MAX, NAME_MAX, PAYLOAD_MAX, SECRET, SECTOR
+import msgspec
+
+from protocol.errors import PROTOCOL, plain
+from protocol.errors.fault import TEXT_MAX
+from protocol.wire.limits import (
+    CONNECTIONS_MAX,
+    DISK_MAX,
+    DISKS_OFFERED_MAX,
+    FREEZE_BUDGET_MAX,
+    NAME_MAX,
+    PAYLOAD_MAX,
+    SECRET,
+    SECTOR,
+)
 from protocol.wire.messages import (
+    Answer,
     Ask,
+    Authority,
+    CheckpointFailed,
     Commit,
     Committed,
     ControlMessage,
     Enrol,
+    Enrolled,
+    ErrorInfo,
     Inventory,
     JobOrder,
     JobReport,
     OpenSession,
+    SessionFailed,
     SessionOpened,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+_JOB: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
+_CODE: Final = re.compile(r"RPL-[0-9]{4}\Z")
 _SESSION: Final = re.compile(r"[0-9a-f]{32}\Z")
 _COUNTER_MAX: Final = 1 << 63
 _PATH_MAX: Final = 4096
+
+Checked = TypeVar("Checked", bound=ControlMessage)
+
+
+def cleaned(message: Checked) -> Checked:
+    """The message with every text as it may be shown and logged (:func:`protocol.errors.plain`).
+
+    Certificates and answers keep their line ends: they are parsed, never printed.
+    """
+    if isinstance(message, (Answer, Authority, Enrol, Enrolled)):
+        return message
+    found: Checked = _cleaned(message)
+    return found
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isprintable() and len(value) <= TEXT_MAX else plain(value)
+    if isinstance(value, tuple):
+        return tuple(map(_cleaned, value))
+    if isinstance(value, msgspec.Struct):
+        fields = {name: getattr(value, name) for name in value.__struct_fields__}
+        changed = {name: new for name, old in fields.items() if (new := _cleaned(old)) != old}
+        return msgspec.structs.replace(value, **changed) if changed else value
+    return value
 
 
 def check(message: ControlMessage) -> None:
@@ -63,7 +108,17 @@ def _paths(message: ControlMessage, paths: Iterable[str]) -> None:
         seen.add(path)
 
 
+def _job(message: ControlMessage, job: str) -> None:
+    """A job's id names files on both sides."""
+    _require(_JOB.match(job), message, "job")
+
+
+def _error(message: ControlMessage, error: ErrorInfo) -> None:
+    _require(_CODE.match(error.code), message, "code")
+
+
 def _inventory(message: Inventory) -> None:
+    _require(len(message.disks) <= DISKS_OFFERED_MAX, message, "disks")
     _paths(message, (disk.path for disk in message.disks))
     for disk in message.disks:
         _require(0 <= disk.size <= DISK_MAX, message, "size")
@@ -71,9 +126,15 @@ def _inventory(message: Inventory) -> None:
 
 def _job_order(message: JobOrder) -> None:
     _paths(message, message.disks)
+    if message.job or message.want == "run":
+        _job(message, message.job)
+    # Without a disk "all disks" could be read into it, and the source decides what may be copied.
+    _require(message.disks or message.want != "run", message, "disks")
+    order = message.checkpoint
+    _require(order is None or 0 < len(order.request) <= NAME_MAX, message, "checkpoint")
     _require(0 <= message.revision < _COUNTER_MAX, message, "revision")
     _require(0 <= message.bandwidth < _COUNTER_MAX, message, "bandwidth")
-    _require(0.0 <= message.freeze_budget <= 3600.0, message, "freeze_budget")
+    _require(0.0 <= message.freeze_budget <= FREEZE_BUDGET_MAX, message, "freeze_budget")
     level = message.compress in {"auto", "none"} or (
         re.match(r"(?:[1-9]|1[0-9])\Z", message.compress) is not None
     )
@@ -81,6 +142,9 @@ def _job_order(message: JobOrder) -> None:
 
 
 def _job_report(message: JobReport) -> None:
+    _job(message, message.job)
+    if message.error is not None:
+        _error(message, message.error)
     _require(0 <= message.epoch < _COUNTER_MAX, message, "epoch")
     _require(message.speed_bytes_per_second >= 0.0, message, "speed_bytes_per_second")
     for disk in message.disks:
@@ -96,6 +160,7 @@ def _job_report(message: JobReport) -> None:
 
 
 def _open_session(message: OpenSession) -> None:
+    _job(message, message.job)
     _require(bool(message.disks), message, "disks")
     _paths(message, (disk.path for disk in message.disks))
     for disk in message.disks:
@@ -114,9 +179,12 @@ def _session_opened(message: SessionOpened) -> None:
     numbers = {disk.number for disk in message.disks}
     distinct = len(numbers) == len(message.disks)
     _require(distinct and all(0 <= number < 1 << 16 for number in numbers), message, "number")
+    named = all(0 < len(disk.generation) <= NAME_MAX for disk in message.disks)
+    _require(named, message, "generation")
 
 
 def _commit(message: Commit) -> None:
+    _job(message, message.job)
     _require(_SESSION.match(message.session), message, "session")
     _require(0 < message.epoch < _COUNTER_MAX, message, "epoch")
     _require(0.0 <= message.frozen_seconds < 1e9, message, "frozen_seconds")
@@ -124,6 +192,16 @@ def _commit(message: Commit) -> None:
 
 def _committed(message: Committed) -> None:
     _require(0 < message.epoch < _COUNTER_MAX, message, "epoch")
+
+
+def _checkpoint_failed(message: CheckpointFailed) -> None:
+    _job(message, message.job)
+    _error(message, message.error)
+
+
+def _session_failed(message: SessionFailed) -> None:
+    _require(_SESSION.match(message.session), message, "session")
+    _error(message, message.error)
 
 
 def _ask(message: Ask) -> None:
@@ -140,5 +218,7 @@ _CHECKERS: Final[Mapping[type, Callable[[Any], None]]] = {
     SessionOpened: _session_opened,
     Commit: _commit,
     Committed: _committed,
+    CheckpointFailed: _checkpoint_failed,
+    SessionFailed: _session_failed,
     Ask: _ask,
 }

@@ -30,7 +30,7 @@ from protocol.errors import (
     PeerFault,
     from_peer,
 )
-from protocol.wire.checks import check
+from protocol.wire.checks import check, cleaned
 from protocol.wire.framing import ControlReader, encode_control
 from protocol.wire.greeting import Greeting, check_welcome, negotiate
 from protocol.wire.limits import (
@@ -219,7 +219,7 @@ class ControlConnection:
             case Refused():
                 return _readable(message)
         check(message)
-        return message
+        return cleaned(message)
 
     def _judge(self, sender: Role, message: ControlMessage) -> None:
         """Hold a message of either side against the table, and go where it leads."""

@@ -31,6 +31,12 @@ of a capability or boot id."""
 TEXT_MAX: Final = 2048
 """characters of a refusal that are kept and shown: one sentence, not a page."""
 
+DISKS_OFFERED_MAX: Final = 1024
+"""disks in one inventory: more than any server has, less than what would fill a catalog."""
+
+FREEZE_BUDGET_MAX: Final = 600.0
+"""seconds that an order may let filesystems stay frozen; the watchdog refuses more as well."""
+
 # --- control connection ----------------------------------------------------------------------
 
 CONTROL_MESSAGE_MAX: Final = 1 << 20

@@ -109,12 +109,22 @@ def find_hooks(directory: Path, phase: Phase) -> list[tuple[Path, str]]:
 
 
 def _distrust(path: Path) -> str:
-    """Why a file or directory may have been written by somebody else; '' when it cannot."""
-    status = path.stat()
-    if status.st_uid not in (0, os.geteuid()):
-        return f"{path} belongs to user id {status.st_uid}, not to root or the daemon"
-    if status.st_mode & stat.S_IWOTH:
-        return f"{path} can be written by everybody"
+    """Why a file may have been written or replaced by somebody else; '' when it cannot.
+
+    Who can write to a directory on the way can put another file there, so each is looked at;
+    except that a sticky one (/tmp) lets nobody rename what is another's.
+    """
+    real = path.resolve()
+    for place in (real, *real.parents):
+        status = place.stat()
+        if status.st_uid not in (0, os.geteuid()):
+            return f"{place} belongs to user id {status.st_uid}, not to root or the daemon"
+        if place != real and status.st_mode & stat.S_ISVTX:
+            continue
+        if status.st_mode & stat.S_IWOTH:
+            return f"{place} can be written by everybody"
+        if status.st_mode & stat.S_IWGRP and status.st_gid != 0:
+            return f"{place} can be written by group id {status.st_gid}"
     return ""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Iterable
 
@@ -10,6 +12,7 @@ import pytest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from protocol.errors import LocalFault
+from protocol.local import metrics
 from protocol.local.metrics import MetricsServer
 from protocol.local.values import Address
 
@@ -72,3 +75,23 @@ def test_a_port_that_is_taken_is_named() -> None:
 def test_an_address_that_is_not_ours_is_a_configuration_error() -> None:
     with pytest.raises(LocalFault, match=r"metrics address 192\.0\.2\.1:1: cannot listen"):
         MetricsServer(Address("192.0.2.1", 1), tuple)
+
+
+def test_idle_connections_hold_few_threads_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics._Handler, "timeout", 0.3)
+    before = threading.active_count()
+    with metrics.MetricsServer(Address("127.0.0.1", 0), lambda: ()) as server:
+        idle = [socket.create_connection(server.address) for _ in range(50)]
+        assert threading.active_count() <= before + 1 + metrics.SCRAPES_MAX
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=5) as page:
+                    assert page.status == 200
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+        for each in idle:
+            each.close()

@@ -4,15 +4,17 @@ import msgspec
 import pytest
 
 from protocol.errors import PROTOCOL, PeerFault
-from protocol.wire.checks import check
+from protocol.wire.checks import check, cleaned
 from protocol.wire.messages import (
     Ask,
+    CheckpointFailed,
     Commit,
     Committed,
     ControlMessage,
     DiskInfo,
     DiskReport,
     Enrol,
+    ErrorInfo,
     Inventory,
     JobOrder,
     JobReport,
@@ -26,7 +28,7 @@ ID = "0123456789abcdef" * 2
 DISK = OpenedDisk(path="/dev/vda", number=0, generation="g", fresh=True, intermediate="/x")
 ENROL = Enrol(id=1, secret=ID, name="web01", request_pem="")
 INVENTORY = Inventory(disks=(DiskInfo(path="/dev/vda", size=512, kind="disk"),))
-ORDER = JobOrder(revision=1, want="run", disks=("/dev/vda",))
+ORDER = JobOrder(revision=1, want="run", job="j", disks=("/dev/vda",))
 REPORT = JobReport(job="j", revision=1, state="ready", disks=(DiskReport(path="/dev/vda", size=1),))
 OPEN = OpenSession(id=1, job="j", disks=(OpenDisk(path="/dev/vda", size=512),))
 OPENED = SessionOpened(
@@ -41,8 +43,11 @@ COMMIT = Commit(
     frozen_seconds=0.1,
     taken="2026-01-01T00:00:00Z",
 )
+FAILED = CheckpointFailed(
+    job="j", request="r", error=ErrorInfo(code="RPL-6004", message="a\x1b[2Jb\nc")
+)
 SOUND: list[ControlMessage] = [
-    ENROL, INVENTORY, ORDER, REPORT, OPEN, OPENED, COMMIT,
+    ENROL, INVENTORY, ORDER, REPORT, OPEN, OPENED, COMMIT, FAILED,
     Committed(answers=1, epoch=1), Ask(id=1, action="limit", bandwidth=0),
 ]  # fmt: skip
 
@@ -55,6 +60,19 @@ def test_a_sound_message_passes(message: ControlMessage) -> None:
 @pytest.mark.parametrize(
     ("message", "changes"),
     [
+        # What a receiver could want beyond what its source allows, or of its file names.
+        (ORDER, {"disks": ()}),
+        (ORDER, {"job": ""}),
+        (ORDER, {"job": "../../etc/x"}),
+        (ORDER, {"job": "/run/x"}),
+        (ORDER, {"job": "j\0"}),
+        (ORDER, {"freeze_budget": 601.0}),
+        (OPEN, {"job": "../x"}),
+        (COMMIT, {"job": "J"}),
+        (REPORT, {"job": "*"}),
+        (REPORT, {"error": ErrorInfo(code="\x1b]0;x", message="")}),
+        (FAILED, {"error": ErrorInfo(code="RPL-12345", message="")}),
+        (INVENTORY, {"disks": INVENTORY.disks * 1025}),
         (ENROL, {"secret": "hunter2"}),
         (ENROL, {"secret": ID + "\n"}),
         (ENROL, {"name": ""}),
@@ -97,3 +115,14 @@ def test_a_value_that_cannot_be_meant_is_refused(
         check(msgspec.structs.replace(message, **changes))
     assert caught.value.code == PROTOCOL.code
     assert "hunter2" not in caught.value.sentence
+
+
+def test_no_text_of_a_peer_can_steer_a_terminal() -> None:
+    assert cleaned(FAILED).error.message == "a?[2Jb c"
+    disk = DiskInfo(path="/dev/\x1bvda", size=512, kind="disk", model="m" * 10_000)
+    clean = cleaned(Inventory(disks=(disk,))).disks[0]
+    assert clean.path == "/dev/?vda"
+    assert len(clean.model) == 4096
+    assert cleaned(ORDER) is ORDER
+    pem = Enrol(id=1, secret=ID, name="web01", request_pem="-----BEGIN\nx\n")
+    assert cleaned(pem) is pem

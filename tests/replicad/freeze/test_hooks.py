@@ -154,6 +154,24 @@ def test_a_directory_that_anybody_can_write_is_not_trusted(tmp_path: Path) -> No
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("what", ["hook", "folder", "hooks", "target"])
+def test_what_a_group_can_write_or_replace_is_not_run(tmp_path: Path, what: str) -> None:
+    hooks = tmp_path / "hooks"
+    hooks.mkdir(mode=0o755)
+    path = hook(hooks, "pre-freeze", "1", "true")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    if what == "target":
+        path.rename(elsewhere / "1")
+        path.symlink_to(elsewhere / "1")
+    assert find_hooks(hooks, "pre-freeze")[0][1] == ""
+    place = {"hook": path, "folder": path.parent, "hooks": hooks, "target": elsewhere}[what]
+    os.chown(place, 0, 12345)
+    place.chmod(0o775)
+    assert f"{place} can be written by group id 12345" in find_hooks(hooks, "pre-freeze")[0][1]
+
+
+@pytest.mark.root
 def test_what_belongs_to_somebody_else_is_not_run(tmp_path: Path) -> None:
     path = hook(tmp_path, "pre-freeze", "1", "true")
     os.chown(path, 12345, 0)
