@@ -244,7 +244,9 @@ class JobEngine:
                 self._transfer = None
             with contextlib.suppress(Fault, OSError):
                 link.send(CloseSession(session=opened.session))
-            if time.monotonic() - begun > STEADY_SECONDS:
+            carried = past_one is not None and past_one.acked_bytes > 0
+            if carried or time.monotonic() - begun > STEADY_SECONDS:
+                # It got somewhere, however short it was: the next attempt may well, too.
                 self._backoff.reset()
 
     async def _reach(self, order: JobOrder) -> ControlLink | None:
