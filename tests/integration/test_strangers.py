@@ -129,7 +129,7 @@ def test_strangers_do_not_disturb_a_sync(tmp_path: Path) -> None:
         data.cut_all()  # so that hellos are captured
         sent = both.clean()["logical_bytes"]
         until(lambda: len(data.hellos) >= 2, what="two hellos")
-        both.receiver.run("job", "set", both.job, "bandwidth=8MB")
+        both.receiver.run("job", "set", both.job, "bandwidth=2MB")
         pids = both.receiver.pid, both.source.pid
         before = [resident(pid) for pid in pids]
         refused = both.metrics("receiver")["receiver_refused_connections_total"]
@@ -147,6 +147,7 @@ def test_strangers_do_not_disturb_a_sync(tmp_path: Path) -> None:
         assert both.receiver.run("job", "show", both.job)["state"] == "syncing"
         assert both.show()["logical_bytes"] < sent + 48 * MIB, "all of it came too late"
 
+        both.receiver.run("job", "set", both.job, "bandwidth=unlimited")
         both.clean(sent=sent + 48 * MIB)
         after = [resident(pid) for pid in pids]
         assert both.metrics("receiver")["receiver_refused_connections_total"] > refused
