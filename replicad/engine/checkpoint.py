@@ -27,7 +27,8 @@ from protocol.local import log
 from protocol.wire.messages import CheckpointOrder, Consistency
 from replicad import forecast
 from replicad.engine.disks import DiskSet
-from replicad.engine.frozen import Exact, Frozen, compare_frozen, read_frozen
+from replicad.engine.frozen import Exact, Frozen
+from replicad.engine.instant import compare_frozen, read_frozen
 from replicad.engine.passes import run_pass
 from replicad.freeze.freezer import Freezer
 from replicad.freeze.hooks import HookContext, Phase, raise_failed, run_hooks

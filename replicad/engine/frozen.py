@@ -24,13 +24,11 @@ from protocol.link.buffers import Buffer, CannotLockError
 from protocol.wire.messages import Consistency
 from replicad import forecast
 from replicad.engine.disks import DiskSet
-from replicad.engine.passes import run_pass
 from replicad.feed import Work
 from replicad.freeze.busy import is_busy_unmounted
 from replicad.freeze.freezer import Freezer
 from replicad.jobdisk import JobDisk
 from replicad.planner import NotSettledError, take_everything
-from replicad.threads import to_end
 from replicad.transfer import Transfer
 
 ARENA_LEAST = 32 << 20
@@ -48,10 +46,6 @@ START_SECONDS = 10.0
 
 THREADS = 6
 """Of the pool that works while frozen: the readers, one that steers, one to spare for the thaw."""
-
-FROZEN_PASSES = 3
-"""Passes that may be made while frozen: what a comparison finds next to something in flight
-takes another one."""
 
 
 def now_text() -> str:
@@ -241,79 +235,6 @@ class Frozen:
     def take(self) -> Sequence[Work]:
         """The next work for a sender, whose it is then."""
         return [self.works.popleft()] if self.works else ()
-
-
-async def read_frozen(frozen: Frozen, exact: Exact) -> None:
-    """Drain, plan, read: with a tracker."""
-    with exact.step("drain"):
-        await to_end(frozen.workers, frozen.disks.drain_now)
-    if frozen.disks.suspect:
-        raise CHECKPOINT_SUPERSEDED.fault(detail="writes may have gone unnoticed")
-    if frozen.fits_memory():
-        with exact.step("read"):
-            await to_end(frozen.workers, _read_all, frozen)
-    else:
-        # More than memory was reserved for, but the line is fast enough: send it while frozen.
-        with exact.step("send"):
-            await _pass_frozen(frozen)
-
-
-def _read_all(frozen: Frozen) -> None:
-    """Read everything that is dirty into memory, by several threads; all have ended then."""
-    works = frozen.plan()
-    if len(works) < READERS:
-        frozen.read(works)
-        return
-    reads = [
-        frozen.workers.submit(frozen.read, works[start::READERS]) for start in range(1, READERS)
-    ]
-    try:
-        frozen.read(works[::READERS])
-    finally:
-        wait(reads)
-    for each in reads:
-        each.result()
-
-
-async def _pass_frozen(frozen: Frozen) -> None:
-    """Send or compare while frozen until nothing differs.
-
-    Raises:
-        LocalFault: FREEZE_TOO_LONG when something still differs.
-    """
-    for _ in range(FROZEN_PASSES):
-        await run_pass(frozen.transfer, frozen.disks)
-        if not frozen.disks.differ:
-            return
-    raise FREEZE_TOO_LONG.fault(
-        forecast=frozen.freezer.budget,
-        budget=frozen.freezer.budget,
-        detail="what differs could not be sent while frozen",
-    )
-
-
-async def compare_frozen(frozen: Frozen, exact: Exact) -> None:
-    """Without a tracker: compare everything, and send what differs, while frozen.
-
-    Raises:
-        LocalFault: FREEZE_TOO_LONG when filesystems would have to stay frozen for too long.
-    """
-    frozen.disks.suspect_untracked()
-    with exact.step("drain"):
-        await to_end(frozen.workers, frozen.disks.drain_now)
-    if frozen.mounted:
-        size = sum(disk.size for disk in frozen.disks.disks)
-        seconds = forecast.freeze_seconds(
-            size, 0, forecast.Rates(read=frozen.transfer.read_rate), fixed=0.0
-        )
-        if seconds > frozen.freezer.remaining:
-            raise FREEZE_TOO_LONG.fault(
-                forecast=seconds,
-                budget=frozen.freezer.budget,
-                detail="writes are not tracked, so all of it would be compared while frozen",
-            )
-    with exact.step("compare"):
-        await _pass_frozen(frozen)
 
 
 def start_threads(workers: Executor) -> None:

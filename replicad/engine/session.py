@@ -112,6 +112,7 @@ class Session:
         self._standing = standing
         self._settings = settings
         self._workers = workers
+        self._told = ""
 
     async def work(self) -> None:
         """Keep the copy close, and take the checkpoints that are wanted.
@@ -127,7 +128,7 @@ class Session:
             order = self._orders.now
             wanted = order.checkpoint
             if wanted is not None and wanted.request == self._standing.answered:
-                self._refuse_again(wanted)
+                self._refuse(wanted)
                 wanted = None
             if wanted is not None and not any(disk.waits_for_first for disk in disks.disks):
                 await self._checkpoint(wanted)
@@ -187,14 +188,15 @@ class Session:
             self._standing.refusal = CheckpointFailed(
                 job=self._job, request=wanted.request, error=info(fault)
             )
-            self._link.send(self._standing.refusal)
+            self._refuse(wanted)
             return
         await self._commit(wanted, taken)
 
-    def _refuse_again(self, wanted: CheckpointOrder) -> None:
-        """The receiver still wants what was refused: it may never have heard. Once a session."""
-        refusal, self._standing.refusal = self._standing.refusal, None
-        if refusal is not None and refusal.request == wanted.request:
+    def _refuse(self, wanted: CheckpointOrder) -> None:
+        """Tell the receiver, once a session: of an earlier one it may never have heard."""
+        refusal = self._standing.refusal
+        if refusal is not None and refusal.request == wanted.request != self._told:
+            self._told = wanted.request
             self._link.send(refusal)
 
     async def _commit(self, wanted: CheckpointOrder, taken: Taken) -> None:
