@@ -15,7 +15,7 @@ from receiver import snapshot
 from receiver.catalog import Catalog, DiskRow, JobRow
 from receiver.catalog.disks import new_generation
 from receiver.disk import BlockDisk, RawDisk, files
-from receiver.jobs.spec import JobSpec, checked
+from receiver.jobs.spec import DISKS_MAX, JobSpec, checked
 
 _log = log.get("jobs")
 
@@ -37,6 +37,10 @@ def create_job(
         if path not in offered:
             raise UNKNOWN_DISK.fault(source=spec.source, path=path)
     chosen = [offered[path] for path in spec.disks] or list(source.inventory)
+    if len(chosen) > DISKS_MAX:
+        raise USAGE.fault(
+            problem=f"source {spec.source} offers {len(chosen)} disks; name at most {DISKS_MAX}"
+        )
     if not chosen:
         raise USAGE.fault(
             problem=f"source {spec.source} has offered no disks yet; start its daemon first"

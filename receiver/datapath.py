@@ -19,6 +19,7 @@ import contextlib
 import select
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.errors import CONNECTION_LOST, INTERNAL, Fault
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 BURST_FRAMES = 64
 """Frames after which a worker gives the connection back, so that others get their turn."""
+
+BURST_SECONDS = 0.05
+"""Seconds after which it does so anyway: a frame of digests can make it read a gigabyte."""
 
 LINGER_MS = 3
 """Milliseconds that a worker waits for more before it gives the connection back."""
@@ -214,7 +218,8 @@ class DataConnection:
     def _pump(self) -> None:
         reader, sock = self._reader, self._sock
         frames = 0
-        while frames < BURST_FRAMES and not self._closing:
+        until = time.monotonic() + BURST_SECONDS
+        while frames < BURST_FRAMES and not self._closing and time.monotonic() < until:
             try:
                 count = sock.recv_into(reader.want())
             except BlockingIOError:

@@ -13,7 +13,7 @@ import time
 
 from cryptography import x509
 
-from protocol.errors import PROTOCOL, Fault
+from protocol.errors import INTERNAL, PROTOCOL, SOURCE_NAME_TAKEN, Fault, PeerFault
 from protocol.identity import common_name
 from protocol.link.control import READ_SIZE, ControlLink
 from protocol.link.data import USER_TIMEOUT_MS
@@ -64,8 +64,16 @@ async def serve_stranger(link: ControlLink, shelf: Shelf, authority: Ca) -> None
                 link.send(await _enrol(message, shelf, authority))
         except Fault as fault:
             number: int = getattr(message, "id", 0)
-            link.send(refusal(fault, number))
+            link.send(refusal(_for_strangers(fault), number))
         return
+
+
+def _for_strangers(fault: Fault) -> Fault:
+    """What a stranger may know: his own mistakes, not what is wrong on our disks."""
+    if isinstance(fault, PeerFault) or fault.code == SOURCE_NAME_TAKEN.code:
+        return fault
+    _log.error("enrolment.failed", code=fault.code, because=fault.sentence)
+    return INTERNAL.fault(detail="the receiver's log says which")
 
 
 async def _enrol(message: Enrol, shelf: Shelf, authority: Ca) -> Enrolled:

@@ -79,6 +79,8 @@ async def _enrol(
         replace=replace,
     )
     answer = await _ask(host, port, context, greeting, message, Enrolled)
+    # The authority that signed is the one that the code vouches for, not merely a trusted peer's.
+    check_authority(answer.authority_pem, activation.authority, address)
     issued(
         request,
         answer.certificate_pem,

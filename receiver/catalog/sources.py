@@ -42,6 +42,14 @@ class Sources:
             LocalFault: SOURCE_NAME_TAKEN.
         """
         with self._store.transaction():
+            # Names that differ in case only would be taken for each other by people.
+            alike = self._store.one(
+                "SELECT * FROM sources WHERE name = ? COLLATE NOCASE AND name <> ?"
+                " AND forgotten IS NULL",
+                (name, name),
+            )
+            if alike is not None:
+                raise SOURCE_NAME_TAKEN.fault(name=alike["name"])
             row = self._store.one("SELECT * FROM sources WHERE name = ?", (name,))
             present = None if row is None or row["forgotten"] else row["certificate_fingerprint"]
             if present is not None and present != replaces:

@@ -49,6 +49,9 @@ class DiskSet:
         await self._loop.run_in_executor(self._worker, self._open, tuple(paths), tuple(allowed))
 
     def _open(self, paths: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+        if not paths:
+            # disks_of() would take it for "all of them", whatever the configuration allows.
+            raise SOURCE_DISK_FORBIDDEN.fault(path="(none is named)")
         # A disk that has vanished is missing, not forbidden; disks_of says so below.
         offered = set(allowed) or {info.path for info in disks_of()}
         for path in paths:

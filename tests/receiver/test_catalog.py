@@ -214,6 +214,14 @@ def test_a_name_is_only_given_again_to_its_owner_or_when_forgotten(catalog: Cata
     assert catalog.sources.with_certificate("f3", "web01").forgotten is None
 
 
+def test_names_that_differ_in_case_only_are_one(catalog: Catalog) -> None:
+    enrol(catalog)
+    with pytest.raises(Fault, match=r"RPL-2009.*web01"):
+        enrol(catalog, "Web01", "f2")
+    catalog.sources.forget("web01", NOW)
+    enrol(catalog, "Web01", "f2")
+
+
 def test_what_a_source_says_is_kept(catalog: Catalog) -> None:
     enrol(catalog)
     disks = (DiskInfo(path="/dev/vda", size=5, kind="disk"),)
