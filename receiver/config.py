@@ -38,8 +38,9 @@ class RuntimeHere(Runtime, frozen=True):
 class Limits(Section, frozen=True):
     """``[limits]``: what peers together may make us hold.
 
-    ``connections`` counts open sockets of both ports, ``handshakes`` those among them that
-    have not proved who they are, ``memory`` the bytes of pooled extent buffers.
+    ``connections`` counts open sockets of both ports, ``handshakes`` those of one port that
+    have not proved who they are, ``memory`` the bytes of pooled extent buffers: a data
+    connection needs about 1 MiB of it and is refused when there is none.
     """
 
     connections: Annotated[int, between(1, 65_536)] = 1024
