@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -378,27 +377,5 @@ def test_the_first_fault_is_the_one_that_is_told() -> None:
         session.fail(disk_fault())
         harness.close()
         assert len(told) == 1
-
-    run(work)
-
-
-def test_workers_are_threads_of_their_own() -> None:
-    """The loop never carries out a frame: a slow disk must not stop heartbeats."""
-
-    async def work() -> None:
-        harness = Harness()
-        seen: list[int] = []
-        write = harness.disks[0].write
-
-        def noted(offset: int, content: memoryview) -> None:
-            seen.append(threading.get_ident())
-            write(offset, content)
-
-        harness.disks[0].write = noted  # type: ignore[method-assign]
-        async with opened(harness) as (_, (link,)):
-            await link.write(0)
-            await link.acks(0)
-        assert seen
-        assert threading.get_ident() not in seen
 
     run(work)
