@@ -10,13 +10,10 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import uvloop
 
-from protocol.admin.method import Final, Method
 from protocol.admin.server import AdminServer
 from protocol.errors import NOT_ENROLLED, UNREACHABLE, Fault, from_peer
 from protocol.identity import Identity, load_identity
@@ -29,8 +26,9 @@ from protocol.local.runtime import RuntimeHold
 from protocol.local.values import parse_address
 from protocol.views import SourceStatus, TrackerView
 from protocol.wire.greeting import Greeting
-from protocol.wire.messages import Answer, Ask, Inventory, JobOrder, SessionFailed
+from protocol.wire.messages import Inventory, JobOrder, SessionFailed
 from replicad import __version__
+from replicad.commands import Commands
 from replicad.engine.job import JobEngine, internal
 from replicad.engine.session import Settings
 from replicad.freeze.leftover import thaw_leftovers
@@ -51,6 +49,9 @@ if TYPE_CHECKING:
 REPORT_SECONDS = 1.0
 """Between reports to the receiver while there is a job."""
 
+NEWS_SECONDS = 0.1
+"""Between looks whether there is something that the receiver should know at once."""
+
 UNENROLLED_SECONDS = 1.0
 """Between looks for an identity before this source is enrolled."""
 
@@ -58,19 +59,6 @@ INVENTORY_SECONDS = 60.0
 """Between looks whether the disks of this machine have changed."""
 
 _log = log.get("daemon")
-
-
-class Limit(msgspec.Struct, frozen=True):
-    """Parameters of ``limit``: bytes per second on the wire, 0 for unlimited."""
-
-    bandwidth: int
-
-
-class Checkpoint(msgspec.Struct, frozen=True):
-    """Parameters of ``checkpoint`` and ``cutover``."""
-
-    wait: bool = False
-    hold: bool = False
 
 
 class Daemon:
@@ -165,10 +153,12 @@ class Daemon:
         raise UNREACHABLE.fault(address=identity.address, detail="it closed the connection")
 
     async def _tell(self, link: ControlLink) -> None:
-        """The inventory at first and whenever it changes, the job's report once a second."""
+        """The inventory at first and whenever it changes; the job's report once a second, and at
+        once when its state or a pass has changed."""
         loop = asyncio.get_running_loop()
         told: tuple[object, ...] | None = None
-        look_at = 0.0
+        said: tuple[object, ...] | None = None
+        look_at = say_at = 0.0
         while True:
             if loop.time() >= look_at:
                 look_at = loop.time() + INVENTORY_SECONDS
@@ -179,8 +169,11 @@ class Daemon:
                     link.send(Inventory(disks=found))
             report = self.engine.report()
             if report is not None and self._obeyed:
-                link.send(report)
-            await asyncio.sleep(REPORT_SECONDS)
+                news = (report.state, report.error, [(d.pass_, d.passed) for d in report.disks])
+                if news != said or loop.time() >= say_at:
+                    said, say_at = news, loop.time() + REPORT_SECONDS
+                    link.send(report)
+            await asyncio.sleep(NEWS_SECONDS)
 
     async def _listen(self, link: ControlLink) -> None:
         async for message in link.messages():
@@ -194,18 +187,6 @@ class Daemon:
                 )
 
     # --- what people ask ------------------------------------------------------------------------
-
-    def methods(self) -> dict[str, Method[Any]]:
-        """The control socket's methods."""
-        return {
-            "status": Method(self._status),
-            "status.watch": Method(self._watch),
-            "pause": Method(self._pause),
-            "resume": Method(self._resume),
-            "limit": Method(self._limit, Limit),
-            "checkpoint": Method(self._checkpoint, Checkpoint),
-            "cutover": Method(self._cutover, Checkpoint),
-        }
 
     def status(self) -> SourceStatus:
         """The source as it stands."""
@@ -239,66 +220,18 @@ class Daemon:
         )
         return self.latest
 
-    async def _status(self, _: object) -> SourceStatus:
-        """What this source is doing."""
-        return self.status()
+    def reachable(self) -> ControlLink:
+        """The control link, to ask the receiver something.
 
-    async def _watch(self, _: object) -> AsyncIterator[object]:
-        """The status once a second, until the client goes."""
-        while True:
-            yield self.status()
-            await asyncio.sleep(REPORT_SECONDS)
-
-    async def _pause(self, _: object) -> object:
-        """Pause the job."""
-        return await self._ask("pause")
-
-    async def _resume(self, _: object) -> object:
-        """Resume the job, or release its held checkpoint."""
-        return await self._ask("resume")
-
-    async def _limit(self, params: Limit) -> object:
-        """Change the job's bandwidth."""
-        return await self._ask("limit", bandwidth=params.bandwidth)
-
-    async def _checkpoint(self, params: Checkpoint) -> AsyncIterator[object]:
-        """Take a checkpoint; with ``wait``, updates until it is committed."""
-        async for item in self._order("checkpoint", params):
-            yield item
-
-    async def _cutover(self, params: Checkpoint) -> AsyncIterator[object]:
-        """Take the last checkpoint; with ``wait``, updates until it is committed."""
-        async for item in self._order("cutover", params):
-            yield item
-
-    async def _ask(self, action: str, **values: Any) -> Any:
-        """Have the receiver, which owns the job, do it."""
-        link = self._link
-        if link is None:
+        Raises:
+            LocalFault: NOT_ENROLLED, UNREACHABLE or what is wrong with the identity.
+        """
+        if self._link is None:
             if self._identity is None:
                 raise self._unusable or NOT_ENROLLED.fault()
             detail = self._sentence or "the connection is being made"
             raise UNREACHABLE.fault(address=self._identity.address, detail=detail)
-        answer = await link.request(
-            Ask(id=link.new_id(), action=action, **values),  # type: ignore[arg-type]
-            Answer,
-        )
-        return msgspec.json.decode(answer.result)
-
-    async def _order(self, action: str, params: Checkpoint) -> AsyncIterator[object]:
-        asked = await self._ask(action, hold=params.hold)
-        if not params.wait:
-            yield Final(asked)
-            return
-        while True:
-            found = await self._ask("show", request=asked["request"])
-            if found.get("result") is not None:
-                yield Final(found["result"])
-                return
-            if (error := found.get("error")) is not None:
-                raise from_peer(error["code"], error["message"], error.get("remedy", ""))
-            yield found["job"]
-            await asyncio.sleep(0.2)
+        return self._link
 
 
 def _first(faults: BaseExceptionGroup[Fault]) -> Fault:
@@ -334,7 +267,7 @@ async def serve(config: Config, tracker: EbpfTracker | NoTracker) -> None:
     try:
         socket = config.runtime.control_socket
         async with (
-            AdminServer(socket, daemon.methods(), config.runtime.group),
+            AdminServer(socket, Commands(daemon).methods(), config.runtime.group),
             asyncio.TaskGroup() as group,
         ):
             tasks = [

@@ -33,7 +33,7 @@ def describe(disks: Sequence[DiskReport], remaining: float | None, lag: float) -
     left = sum(max(0, disk.total_bytes - disk.transferred_bytes) for disk in inside)
     end = f", {format_duration(round(remaining))} left" if remaining and remaining >= 1 else ""
     if kind == "compare":
-        reason = next((disk.trust for disk in inside if disk.trust), "")
+        reason = next((disk.trust for disk in inside if disk.trust), "").removeprefix("comparing: ")
         differs = sum(disk.differing_bytes for disk in inside)
         return (
             f"compare pass: {reason}; {format_size(left)} to read, "

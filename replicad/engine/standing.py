@@ -19,6 +19,7 @@ from protocol.wire.messages import (
 )
 from replicad.engine.disks import DiskSet
 from replicad.pace import Speedometer, remaining_seconds
+from replicad.sentence import describe
 from replicad.transfer import Transfer
 
 
@@ -70,32 +71,29 @@ class Standing:
         self.speed.sample(now, logical)
         passing = [disk for disk in listed if disk.pass_ != "idle"]  # noqa: S105 - a pass
         oldest = disks.oldest if disks else None
+        lag = max(0.0, now - oldest) if oldest is not None else 0.0
+        remaining = remaining_seconds(
+            sum(disk.total_bytes for disk in passing),
+            sum(disk.transferred_bytes for disk in passing),
+            self.speed.speed,
+        )
+        doing = describe(listed, remaining, lag) if self.state == "syncing" else ""
         return JobReport(
             job=order.job,
             revision=order.revision,
             state=self.state,
             epoch=self.epoch,
             speed_bytes_per_second=self.speed.speed,
-            remaining_seconds=remaining_seconds(
-                sum(disk.total_bytes for disk in passing),
-                sum(disk.transferred_bytes for disk in passing),
-                self.speed.speed,
-            ),
+            remaining_seconds=remaining,
             logical_bytes=logical,
             wire_bytes=self._wire + (transfer.wire_bytes if transfer else 0),
-            lag_seconds=max(0.0, now - oldest) if oldest is not None else 0.0,
-            sentence=self.sentence or _comparing(disks),
+            lag_seconds=lag,
+            sentence=self.sentence or doing,
             error=info(self.error) if self.error else None,
             disks=listed,
             reconnects=self.reconnects,
             tracker_misses=disks.misses if disks else 0,
         )
-
-
-def _comparing(disks: DiskSet | None) -> str:
-    """Why a disk is being compared, when one is."""
-    suspect = [disk for disk in disks.disks if disk.suspect] if disks else []
-    return f"{suspect[0].path}: {suspect[0].trust}" if suspect else ""
 
 
 def info(fault: Fault) -> ErrorInfo:
