@@ -135,9 +135,7 @@ class Session:
         if not isinstance(fault, PeerFault):
             self.fail(fault)
         elif fault.code != CONNECTION_LOST.code and not self._closing:
-            _log.warning(
-                "connection.ended", job=self.job, code=fault.code, because=fault.sentence
-            )
+            _log.warning("connection.ended", job=self.job, code=fault.code, because=fault.sentence)
         task = self._loop.create_task(self._retire(connection))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)

@@ -19,7 +19,7 @@ PROTOCOL = Kind(
 VERSION = Kind(
     "RPL-3003",
     "version",
-    "no common version: the receiver speaks {receiver}, the source speaks {source}; {older} is older",
+    "no common version: the receiver speaks {receiver}, the source {source}; {older} is older",
     "Upgrade the software of {older}, then it connects by itself.",
     Exit.REFUSED,
 )

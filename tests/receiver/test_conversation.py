@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from protocol import identity
+from protocol import identity as identities
 from protocol.errors import SOURCE_FORGOTTEN, Fault
 from protocol.link.control import ControlLink, dial
 from protocol.wire.greeting import Greeting
@@ -47,20 +47,20 @@ class Port:
         self.talks.data_port = 8703
         self.gate = Gate(listen("127.0.0.1", 0), self.talks.welcome, 8, Crowd(64))
 
-    async def identity(self, name: str) -> identity.Identity:
-        request = identity.make_request(name)
+    async def identity(self, name: str) -> identities.Identity:
+        request = identities.make_request(name)
         made = self.authority.sign_source(request.request_pem, name, REAL)
         await self.it.shelf.do(
             lambda catalog: catalog.sources.enrol(
                 name, fingerprint=made.fingerprint, serial="1", now=1.0, replaces=name
             )
         )
-        return identity.issued(
+        return identities.issued(
             request, made.pem, self.authority.pem, address="127.0.0.1:1", receiver="r"
         )
 
     @contextlib.asynccontextmanager
-    async def source(self, who: identity.Identity) -> AsyncIterator[Source]:
+    async def source(self, who: identities.Identity) -> AsyncIterator[Source]:
         greeting = Greeting(software="test", name=who.name, boot="elsewhere")
         link = await dial("127.0.0.1", self.gate.port, who.client_context(), greeting, who.name)
         async with link:

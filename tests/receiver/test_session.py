@@ -182,10 +182,10 @@ def test_close_waits_for_a_write_under_way_also_for_the_second_caller() -> None:
             second = asyncio.ensure_future(session.close())
             await asyncio.sleep(0.02)
             assert not second.done()
-            assert not disk.closed
+            assert disk.closed is False
             disk.write_gate.set()
             await second
-            assert disk.closed
+            assert [disk.closed] == [True]
             assert harness.pool.leased == 0
 
     run(work)

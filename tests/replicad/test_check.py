@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from protocol.local.values import Address
+from protocol.views import CheckItem
 from protocol.wire.messages import DiskInfo
 from replicad import check
 from replicad.freeze.mounts import FrozenMount, Mount
@@ -23,7 +24,7 @@ def frozen(point: str, kind: str, device: str) -> FrozenMount:
     return FrozenMount(point, kind, "source", device, ((point, 1),))
 
 
-def levels(items: list[check.CheckItem]) -> list[str]:
+def levels(items: list[CheckItem]) -> list[str]:
     assert all(item.remedy for item in items if item.level in {"warning", "problem"})
     return [item.level for item in items]
 

@@ -160,7 +160,7 @@ def test_cancelled_while_a_sender_reads_it_waits_for_the_sender() -> None:
             ended.append(True)
             return read(*arguments)  # type: ignore[arg-type]
 
-        made.disk.reader.read = slow  # type: ignore[method-assign]
+        made.disk.reader.read = slow  # type: ignore[method-assign, assignment]
 
         async def session() -> None:
             async with await made.transfer() as transfer:

@@ -176,7 +176,12 @@ def test_missed_events_end_the_attempt_and_the_next_one_compares(
         made.tracker.write(made.path, 5, b"a" * GRANULE)
         if when == "frozen":
             freeze = freezing.freeze
-            monkeypatch.setattr(freezing, "freeze", lambda: (miss(), freeze()))
+
+            def missing_freeze() -> None:
+                miss()
+                freeze()
+
+            monkeypatch.setattr(freezing, "freeze", missing_freeze)
         else:
             read = made.disk.reader.read
 

@@ -242,7 +242,7 @@ def test_a_refusal_because_the_order_is_old_is_no_error_of_the_job() -> None:
                 raise refusals.pop()
             return await request(*arguments)
 
-        world.played.request = refusing  # type: ignore[method-assign]
+        world.played.request = refusing  # type: ignore[method-assign, assignment]
         world.order("run")
         await world.synced()
         assert world.report.error is None
@@ -264,7 +264,7 @@ def test_the_fault_of_one_order_does_not_stop_the_next() -> None:
                 raise fault
             return await request(*arguments)
 
-        world.played.request = failing  # type: ignore[method-assign]
+        world.played.request = failing  # type: ignore[method-assign, assignment]
         world.order("run")
         await world.synced()
         assert world.report.error is None
