@@ -1,16 +1,18 @@
 """Strangers at the door: few at a time, briefly, and never in the way of those we know.
 
 Every connection begins as a stranger: it costs a socket and a few buffers until it has proved
-who it is. Only so many may be strangers at once; one more turns out the one that has been a
-stranger longest (the idea is that of OpenSSH's MaxStartups, but without chance: whoever is
-quick gets in, however many are slow).
+who it is. Only so many may be strangers at once; one more turns out the eldest of those that
+come from the address with most of them (the idea is that of OpenSSH's MaxStartups, but without
+chance). So who floods from one address is in nobody's way but his own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from protocol.local import log
@@ -42,10 +44,11 @@ class Crowd:
 
 
 class Visit:
-    """One connection, from its accept to its end."""
+    """One connection, from its accept to its end. ``network`` is where it comes from."""
 
-    def __init__(self, strangers: dict[Visit, asyncio.Task[None]]) -> None:
+    def __init__(self, strangers: dict[Visit, asyncio.Task[None]], network: str) -> None:
         self._strangers = strangers
+        self.network = network
         self.taken = False
 
     def take(self) -> None:
@@ -88,27 +91,27 @@ class Gate:
         try:
             while True:
                 try:
-                    sock, _ = await loop.sock_accept(self._listener)
+                    sock, address = await loop.sock_accept(self._listener)
                 except OSError as error:
                     # Out of descriptors, or the peer was gone already: others may still come.
                     _log.warning("accept.failed", because=error.strerror)
                     await asyncio.sleep(0.1)
                     continue
-                self._let_in(sock)
+                self._let_in(sock, _network(address[0]))
         finally:
             self._listener.close()
             for task in self._visits:
                 task.cancel()
             await asyncio.gather(*self._visits, return_exceptions=True)
 
-    def _let_in(self, sock: socket.socket) -> None:
+    def _let_in(self, sock: socket.socket, network: str) -> None:
         if self._crowd.full and not self._turn_out():
             self.refused += 1
             sock.close()
             return
         if len(self._strangers) >= self._most_strangers:
             self._turn_out()
-        visit = Visit(self._strangers)
+        visit = Visit(self._strangers, network)
         task = asyncio.get_running_loop().create_task(self._receive(sock, visit))
         self._strangers[visit] = task
         self._crowd.add(task)
@@ -116,10 +119,11 @@ class Gate:
         task.add_done_callback(self._visits.discard)
 
     def _turn_out(self) -> bool:
-        """Send the eldest stranger away; False when there is none."""
-        eldest = next(iter(self._strangers), None)
-        if eldest is None:
+        """Send the eldest stranger of the busiest network away; False when there is none."""
+        if not self._strangers:
             return False
+        busiest, _ = Counter(visit.network for visit in self._strangers).most_common(1)[0]
+        eldest = next(visit for visit in self._strangers if visit.network == busiest)
         self.refused += 1
         self._strangers.pop(eldest).cancel()
         return True
@@ -134,6 +138,16 @@ class Gate:
             visit.known()
             if not visit.taken:
                 sock.close()
+
+
+def _network(host: str) -> str:
+    """What one owner usually has: an IPv4 address, or an IPv6 /64."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -43,10 +43,11 @@ class House:
         await loop.sock_sendall(sock, b"!")
         await loop.sock_recv(sock, 1)
 
-    async def guest(self, says: bytes = b"") -> socket.socket:
+    async def guest(self, says: bytes = b"", address: str = "127.0.0.1") -> socket.socket:
         loop = asyncio.get_running_loop()
         sock = socket.socket()
         sock.setblocking(False)
+        sock.bind((address, 0))
         await loop.sock_connect(sock, ("127.0.0.1", self.gate.port))
         if says:
             await loop.sock_sendall(sock, says)
@@ -101,6 +102,21 @@ def test_the_eldest_stranger_goes_first() -> None:
             assert await hears(guest) == b"!"
         for guest in guests:
             guest.close()
+        await house.leave()
+
+    run(work)
+
+
+def test_a_flood_from_one_address_turns_out_only_its_own() -> None:
+    async def work() -> None:
+        house = House(strangers=4)
+        slow = await house.guest(address="127.0.0.2")
+        flood = [await house.guest(address="127.0.0.3") for _ in range(60)]
+        assert await closed(flood[0])
+        await asyncio.get_running_loop().sock_sendall(slow, b"k")
+        assert await hears(slow) == b"!"
+        for sock in [*flood, slow]:
+            sock.close()
         await house.leave()
 
     run(work)
