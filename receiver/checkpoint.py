@@ -133,9 +133,10 @@ def _record(catalog: Catalog, row: CheckpointRow, message: Commit) -> JobRow:
     with catalog.transaction():
         job = catalog.jobs.get(row.job)
         order = job.wanted
-        answers = order is not None and order.request == message.request
-        if order is None and message.cutover:
-            raise JOB_STATE.fault(job=job.id, state=job.state, action="cut over")
+        if order is None:
+            # Nobody asks: else a source could rotate every good snapshot away by committing.
+            raise JOB_STATE.fault(job=job.id, state=job.state, action="checkpointed unasked")
+        answers = order.request == message.request
         due = None
         if job.spec.every is not None:
             anchor = job.next_sync or job.started or row.committed
@@ -143,11 +144,11 @@ def _record(catalog: Catalog, row: CheckpointRow, message: Commit) -> JobRow:
         standing = after_commit(
             job.id,
             Standing(job.state, job.outcome, job.held, job.next_sync),
-            hold=order.hold if order is not None and answers else order is None and message.hold,
-            cutover=order.cutover if order is not None and answers else False,
+            hold=order.hold and answers,
+            cutover=order.cutover and answers,
             next_sync=due,
         )
-        if order is not None and not answers:
+        if not answers:
             standing = replace(standing, state="syncing")
         catalog.checkpoints.add(row)
         return catalog.jobs.save(
