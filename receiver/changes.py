@@ -136,6 +136,13 @@ def asked(row: JobRow, order: CheckpointOrder) -> JobRow:
     Raises:
         LocalFault: JOB_STATE.
     """
+    present = row.wanted
+    if (
+        present is not None
+        and not present.request.startswith(_SCHEDULED)
+        and (present.hold, present.cutover) == (order.hold, order.cutover)
+    ):
+        return row  # the same was asked before: whoever asks again waits for the same
     action: Action = "cutover" if order.cutover else "checkpoint"
     state = after_action(row.id, row.state, action, held=row.held)
     if row.wanted is not None and not row.wanted.request.startswith(_SCHEDULED):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import errno
-import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from protocol.local import log
 from protocol.local.metrics import MetricsServer
 from protocol.local.notify import Notifier, keep_alive, watchdog_interval
 from protocol.local.runtime import RuntimeHold, make_safe
+from protocol.local.stopping import stop_event
 from protocol.wire.limits import HEARTBEAT
 from protocol.wire.messages import JobOrder
 from receiver.authority import Authority
@@ -158,10 +158,7 @@ def open_port(address: Address) -> socket.socket:
 
 async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_event()
     storage = config.storage.directory
     make_safe(storage)
     authority = Authority.open(storage, dt.datetime.now(dt.UTC))

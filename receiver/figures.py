@@ -38,7 +38,11 @@ class Figures:
 
     def report(self, job: JobRow) -> JobReport | None:
         """The source's last word, live or stored."""
-        return self._reports.get(job.id) or job.report
+        live, stored = self._reports.get(job.id), job.report
+        if live is not None and not live.disks and stored is not None:
+            # A source that was restarted while nothing is wanted of it has not opened its disks.
+            return msgspec.structs.replace(live, disks=stored.disks)
+        return live or stored
 
     def owner(self, job: str) -> str | None:
         """The source of a job whose reports are taken; None before :meth:`adopt`."""

@@ -178,7 +178,7 @@ class Manager:
         """
         order = CheckpointOrder(request=secrets.token_hex(8), hold=hold, cutover=cutover)
         job = await self._change(text, lambda row: changes.asked(row, order))
-        return job, order.request
+        return job, job.wanted.request if job.wanted is not None else order.request
 
     async def result(self, job: JobRow, request: str) -> CheckpointResult:
         """Wait until a requested checkpoint is committed.

@@ -151,7 +151,7 @@ def filesystems(frozen: Sequence[FrozenMount]) -> list[CheckItem]:
     return [
         note(mount.point, f"{mount.kind} cannot be frozen and is only synced", remedy)
         if mount.sync_only
-        else ok(mount.point, f"{mount.kind} is frozen at a checkpoint")
+        else ok(mount.point, f"{mount.kind} can be frozen")
         for mount in frozen
     ]
 

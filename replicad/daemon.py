@@ -8,7 +8,6 @@ at any moment.
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from protocol.local import log
 from protocol.local.metrics import MetricsServer
 from protocol.local.notify import Notifier, keep_alive, watchdog_interval
 from protocol.local.runtime import RuntimeHold
+from protocol.local.stopping import stop_event
 from protocol.local.values import parse_address
 from protocol.views import SourceStatus, TrackerView
 from protocol.wire.greeting import Greeting
@@ -51,6 +51,9 @@ REPORT_SECONDS = 1.0
 
 NEWS_SECONDS = 0.1
 """Between looks whether there is something that the receiver should know at once."""
+
+STEADY_SECONDS = 5.0
+"""A connection that stood so long begins the next row of attempts anew."""
 
 UNENROLLED_SECONDS = 1.0
 """Between looks for an identity before this source is enrolled."""
@@ -136,7 +139,7 @@ class Daemon:
         context = identity.client_context()
         async with await dial(address.host, address.port, context, greeting, identity.name) as link:
             await link.greet()
-            backoff.reset()
+            begun = asyncio.get_running_loop().time()
             self._sentence = ""
             _log.info("receiver.connected", address=identity.address)
             try:
@@ -146,10 +149,16 @@ class Daemon:
                     await self._listen(link)
                     telling.cancel()
             except* Fault as faults:
+                # A cancellation that comes while the group ends by itself would be lost here.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError from None
                 raise _first(faults) from None
             finally:
                 self._link = None
                 self._obeyed = False
+                # A receiver that greets and fails at once is not asked ever faster.
+                if asyncio.get_running_loop().time() - begun > STEADY_SECONDS:
+                    backoff.reset()
         raise UNREACHABLE.fault(address=identity.address, detail="it closed the connection")
 
     async def _tell(self, link: ControlLink) -> None:
@@ -256,10 +265,7 @@ def open_tracker(config: Config) -> EbpfTracker | NoTracker:
 
 async def serve(config: Config, tracker: EbpfTracker | NoTracker) -> None:
     """Run until SIGTERM or SIGINT."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_event()
     daemon = Daemon(config, tracker)
     notifier = Notifier()
     listener = config.metrics.listen
@@ -310,6 +316,14 @@ def _thaw_leftovers(config: Config) -> None:
         _log.warning("freeze.leftover_thawed", mounts=thawed)
 
 
+def _let_go(tracker: EbpfTracker) -> None:
+    """Tracking goes on for the disks of a job; without one the kernel is left as it was."""
+    if tracker.tracked():
+        tracker.close()
+    else:
+        tracker.destroy()
+
+
 def run(config: Config) -> int:
     """Be the daemon; the exit code of ``replicad run``."""
     configured = log.configure(config.log.format, config.log.level)
@@ -323,7 +337,7 @@ def run(config: Config) -> int:
                 uvloop.run(serve(config, tracker))
             finally:
                 if isinstance(tracker, EbpfTracker):
-                    tracker.close()
+                    _let_go(tracker)
     finally:
         configured.close()
     return 0

@@ -131,6 +131,9 @@ class Jobs:
 
     def record_report(self, job: str, report: JobReport) -> None:
         """Keep the source's last word, for ``job show`` while the source is away."""
+        if not report.disks and (known := self.get(job).report) is not None:
+            # A source that has not opened its disks says nothing of them: keep what it said.
+            report = msgspec.structs.replace(report, disks=known.disks)
         self._store.change("UPDATE jobs SET report = ? WHERE id = ?", (rows.text(report), job))
 
     def record_error(self, job: str, state: JobState, error: ErrorInfo) -> JobRow:
