@@ -30,7 +30,9 @@ class BreakingLink:
         pass
 
     async def messages(self) -> AsyncIterator[Any]:
-        for message in ():
+        await asyncio.sleep(0.01)  # so that the telling has begun
+        nothing: tuple[Any, ...] = ()
+        for message in nothing:
             yield message
         raise CONNECTION_LOST.peer(peer="the receiver", detail="it broke")
 
