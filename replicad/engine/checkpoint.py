@@ -198,6 +198,8 @@ class Checkpointer:
                 if hooked:
                     # A database's hook writes; better now than frozen.
                     await self._run(frozen.freezer.flush)
+                # Not before: a hook may be what makes the writer stop.
+                await self._run(frozen.refuse_busy)
                 exact = await self._inside(frozen)
             finally:
                 await self._hook("post-thaw", HOOK_SECONDS)

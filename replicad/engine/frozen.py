@@ -112,12 +112,7 @@ class Frozen:
         return "crash" if self._bare else "filesystem"
 
     def reserve(self) -> None:
-        """Memory for what will be read, made before the freeze. In a worker thread.
-
-        Raises:
-            LocalFault: DISK_BUSY_UNMOUNTED when a disk without a filesystem is held by others.
-        """
-        self._refuse_busy()
+        """Memory for what will be read, made before the freeze. In a worker thread."""
         start_threads(self.workers)
         if not self.disks.tracked:
             return
@@ -130,7 +125,14 @@ class Frozen:
             # It exists and was touched; without swap nothing takes it away in a second.
             return
 
-    def _refuse_busy(self) -> None:
+    def refuse_busy(self) -> None:
+        """Look whether somebody has a disk open for writing that nobody can freeze or track.
+
+        After the pre-freeze hooks: one of them may be what makes the writer stop.
+
+        Raises:
+            LocalFault: DISK_BUSY_UNMOUNTED.
+        """
         for disk in self._bare:
             if disk.tracked is not None:
                 continue  # its tracker will tell whether it really was written

@@ -121,8 +121,8 @@ def collect_garbage() -> list[Path]:
     """Removes the pins of daemons whose runtime directory is gone, and of starts that were killed;
     returns them.
 
-    A directory that a process has locked is in use and stays. Pins of a layout that this version
-    does not know stay.
+    A directory that a process has locked is in use and stays, and so does one that is another
+    user's. Pins of a layout that this version does not know stay.
     """
     if not _is_bpffs(BPFFS):
         return []
@@ -136,7 +136,7 @@ def collect_garbage() -> list[Path]:
             continue
         try:
             held = lock(directory, create=False, patience=0)
-        except (TrackerUnavailable, FileNotFoundError):
+        except (TrackerUnavailable, FileNotFoundError, PermissionError):
             continue
         try:
             meta = read_meta(library, directory)
