@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from protocol.errors import INTERNAL
 from protocol.local.freezes import freeze_histogram
 from protocol.views import DiskView, JobStatus, SourceStatus, TrackerView
 from protocol.wire.messages import DiskReport, JobOrder, JobReport
@@ -107,7 +108,8 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
     errors = CounterMetricFamily(
         "replicad_errors", "Faults by stable code; see docs/errors.md.", labels=["code"]
     )
-    for code, count in sorted(now.errors.items()):
+    # One series from the start, so that an alert can be written and tried before it is needed.
+    for code, count in sorted({INTERNAL.code: 0, **now.errors}.items()):
         errors.add_metric([code], count)
     yield errors
     yield freeze_histogram("replicad_freeze_seconds", now.frozen)
