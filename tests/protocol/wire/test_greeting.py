@@ -29,7 +29,7 @@ def test_the_best_common_version_is_chosen() -> None:
 def test_the_older_side_is_named() -> None:
     old, new = refusal(hello(1)), refusal(hello(4, 5))
     assert old.code == new.code == VERSION.code
-    assert "the source speaks 1; the source is older" in old.sentence
+    assert "the source 1; the source is older" in old.sentence
     assert "the receiver speaks 2, 3, the source 4, 5; the receiver is older" in new.sentence
     assert "the receiver" in new.remedy
 
