@@ -158,6 +158,30 @@ def test_a_scheduled_checkpoint_under_way_does_not_end_the_job_when_another_is_w
     run(tmp_path, work)
 
 
+def test_a_commit_that_nobody_asked_for_is_refused(tmp_path: Path) -> None:
+    async def work(it: Office) -> None:
+        job = await it.job()
+        session = await open_session(it, job)
+        with pytest.raises(Fault, match="RPL-4005"):
+            await committed(it, committing(job, session, 1, "unasked"))
+        assert (await it.manager.resolve(job)).epoch == 0
+        await it.sessions.close(job)
+
+    run(tmp_path, work)
+
+
+def test_the_same_checkpoint_asked_twice_is_one(tmp_path: Path) -> None:
+    async def work(it: Office) -> None:
+        job = await it.job()
+        _, first = await it.manager.checkpoint(job, hold=True, cutover=False)
+        _, again = await it.manager.checkpoint(job, hold=True, cutover=False)
+        assert again == first
+        with pytest.raises(Fault, match="RPL-4005"):
+            await it.manager.checkpoint(job, hold=False, cutover=False)
+
+    run(tmp_path, work)
+
+
 def test_a_cutover_that_was_withdrawn_does_not_end_the_job(tmp_path: Path) -> None:
     async def work(it: Office) -> None:
         job = await it.job()
