@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from protocol.wire.messages import DiskIdentity, DiskInfo
+    from protocol.wire.jobs import DiskIdentity, DiskInfo
 
 
 def compare_identity(expected: DiskIdentity, size: int, actual: DiskInfo) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol.wire.messages import DiskInfo, ErrorInfo, JobState, PassKind
+from protocol.wire.jobs import DiskInfo, ErrorInfo, JobState, PassKind
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):

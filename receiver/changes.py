@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from protocol.errors import JOB_STATE, UNKNOWN_JOB, USAGE
-from protocol.wire.messages import CheckpointFailed, CheckpointOrder, ErrorInfo, JobOrder
+from protocol.wire.jobs import CheckpointOrder, ErrorInfo, JobOrder
+from protocol.wire.messages import CheckpointFailed
 from receiver.catalog import Catalog, JobRow
 from receiver.creation import scheduled_checkpoint
 from receiver.jobs.schedule import has_expired, is_due, next_sync

@@ -20,17 +20,15 @@ from protocol.link.control import ControlLink
 from protocol.local import log
 from protocol.wire.control import Greeted
 from protocol.wire.greeting import Greeting
+from protocol.wire.jobs import ErrorInfo, JobOrder, JobReport
 from protocol.wire.messages import (
     Ask,
     CheckpointFailed,
     CloseSession,
     Commit,
     ControlMessage,
-    ErrorInfo,
     Hello,
     Inventory,
-    JobOrder,
-    JobReport,
     OpenSession,
     SessionFailed,
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from protocol.errors import UNKNOWN_DISK, USAGE
 from protocol.local import log
-from protocol.wire.messages import CheckpointOrder, DiskInfo, JobState
+from protocol.wire.jobs import CheckpointOrder, DiskInfo, JobState
 from receiver import snapshot
 from receiver.catalog import Catalog, DiskRow, JobRow
 from receiver.catalog.disks import new_generation

@@ -17,8 +17,8 @@ from protocol.local.metrics import MetricsServer
 from protocol.local.notify import Notifier, keep_alive, watchdog_interval
 from protocol.local.runtime import RuntimeHold, make_safe
 from protocol.local.stopping import stop_event
+from protocol.wire.jobs import JobOrder
 from protocol.wire.limits import HEARTBEAT
-from protocol.wire.messages import JobOrder
 from receiver.authority import Authority
 from receiver.control import Control
 from receiver.conversation import Conversations

@@ -14,7 +14,7 @@ import msgspec
 from protocol.errors import UNKNOWN_JOB
 
 if TYPE_CHECKING:
-    from protocol.wire.messages import JobReport
+    from protocol.wire.jobs import JobReport
     from receiver.catalog import JobRow
     from receiver.sessions import Sessions
 

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from protocol.errors import CHECKPOINT_SUPERSEDED, INTERNAL, Fault, from_peer
 from protocol.local import log
 from protocol.views import CheckpointResult
-from protocol.wire.messages import CheckpointFailed, ErrorInfo, JobOrder, JobReport
+from protocol.wire.jobs import ErrorInfo, JobOrder, JobReport
+from protocol.wire.messages import CheckpointFailed
 from receiver import changes
 from receiver.catalog import Catalog, CheckpointRow, JobRow
 from receiver.creation import sweep_storage

@@ -16,7 +16,7 @@ from typing import Any
 from protocol.errors import CHECKPOINT_SUPERSEDED
 from protocol.local import log
 from protocol.views import CheckpointResult, JobView
-from protocol.wire.messages import CheckpointOrder, JobOrder
+from protocol.wire.jobs import CheckpointOrder, JobOrder
 from receiver import changes
 from receiver.catalog import Catalog, CheckpointRow, JobRow
 from receiver.creation import create_job, delete_job, scheduled_checkpoint

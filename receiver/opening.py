@@ -17,7 +17,8 @@ from protocol.errors import (
     UNKNOWN_DISK,
     UNKNOWN_JOB,
 )
-from protocol.wire.messages import DiskInfo, OpenDisk, OpenedDisk, OpenSession
+from protocol.wire.jobs import DiskInfo
+from protocol.wire.messages import OpenDisk, OpenedDisk, OpenSession
 from receiver.catalog import Catalog, DiskRow, JobRow
 from receiver.disk import BlockDisk, IntermediateDisk, RawDisk
 from receiver.jobs.states import wanted

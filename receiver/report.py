@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from protocol.errors import INTERNAL
 from protocol.local.freezes import freeze_histogram
 from protocol.views import JobView
-from protocol.wire.messages import JobReport
+from protocol.wire.jobs import JobReport
 
 _GAUGES = (
     ("receiver_speed_bytes_per_second", "Logical bytes per second.", "speed_bytes_per_second"),

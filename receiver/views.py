@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from protocol.units import format_instant, instant_of
 from protocol.views import CheckpointView, DiskView, IntermediateView, JobView, SourceView
-from protocol.wire.messages import DiskReport, JobReport
+from protocol.wire.jobs import DiskReport, JobReport
 from receiver.catalog import CheckpointRow, DiskRow, JobRow, SourceRow
 
 _WORKING = frozenset({"preparing", "syncing", "checkpointing"})

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from protocol.local.values import Address
-    from protocol.wire.messages import DiskInfo
+    from protocol.wire.jobs import DiskInfo
     from replicad.config import Config
     from replicad.freeze.hooks import Phase
     from replicad.freeze.mounts import FrozenMount, Mount

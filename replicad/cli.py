@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from protocol.local.values import Address
-    from protocol.wire.messages import DiskInfo
+    from protocol.wire.jobs import DiskInfo
     from replicad.config import Config
 
 CONTROL_PORT = 8080

@@ -26,7 +26,8 @@ from protocol.local.stopping import stop_event
 from protocol.local.values import parse_address
 from protocol.views import SourceStatus, TrackerView
 from protocol.wire.greeting import Greeting
-from protocol.wire.messages import Inventory, JobOrder, SessionFailed
+from protocol.wire.jobs import JobOrder
+from protocol.wire.messages import Inventory, SessionFailed
 from replicad import __version__
 from replicad.commands import Commands
 from replicad.engine.job import JobEngine, internal

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from protocol.errors import SOURCE_DISK_MISSING, LocalFault
-from protocol.wire.messages import DiskIdentity, DiskInfo, Mounted
+from protocol.wire.jobs import DiskIdentity, DiskInfo, Mounted
 from replicad.freeze.blockgraph import BlockGraph, number, read_block_graph
 from replicad.freeze.mounts import Mount, mount_devices, read_mounts
 

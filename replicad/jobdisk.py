@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.errors import INTERNAL
-from protocol.wire.messages import DiskInfo, DiskReport, OpenDisk, OpenedDisk, PassKind
+from protocol.wire.jobs import DiskInfo, DiskReport, PassKind
+from protocol.wire.messages import OpenDisk, OpenedDisk
 from replicad.dirtymap import DirtyMap, Header, MapRefusedError
 from replicad.reader import DiskReader
 from replicad.tracker import (

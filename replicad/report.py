@@ -1,6 +1,6 @@
 """What the source says of itself: status and metrics, both from the engine's one report.
 
-The :class:`~protocol.wire.messages.JobReport` is made by the engine, frozen, about once a
+The :class:`~protocol.wire.jobs.JobReport` is made by the engine, frozen, about once a
 second, and is what the receiver is sent, ``replicad status`` shows and Prometheus scrapes.
 Nothing is counted twice in two places.
 """
@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from protocol.errors import INTERNAL
 from protocol.local.freezes import freeze_histogram
 from protocol.views import DiskView, JobStatus, SourceStatus, TrackerView
-from protocol.wire.messages import DiskReport, JobOrder, JobReport
+from protocol.wire.jobs import DiskReport, JobOrder, JobReport
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from protocol.units import format_duration, format_size
-from protocol.wire.messages import DiskReport, PassKind
+from protocol.wire.jobs import DiskReport, PassKind
 
 # The pass that matters most when disks are in different ones.
 _RANK: dict[PassKind, int] = {"compare": 3, "full": 2, "delta": 1, "idle": 0}

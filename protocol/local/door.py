@@ -187,7 +187,7 @@ def drawn(value: Any, drawing: str) -> RenderableType:
     from protocol import views  # noqa: PLC0415
     from protocol.errors import PROTOCOL  # noqa: PLC0415
     from protocol.local import draw  # noqa: PLC0415
-    from protocol.wire.messages import DiskInfo  # noqa: PLC0415
+    from protocol.wire.jobs import DiskInfo  # noqa: PLC0415
 
     many = SHAPES[drawing].startswith("list[")
     name = SHAPES[drawing].removeprefix("list[").removesuffix("]")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         SourceStatus,
         SourceView,
     )
-    from protocol.wire.messages import DiskInfo, ErrorInfo
+    from protocol.wire.jobs import DiskInfo, ErrorInfo
 
 NONE = "-"
 BAR = 24

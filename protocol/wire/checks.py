@@ -14,6 +14,7 @@ import msgspec
 
 from protocol.errors import PROTOCOL, plain
 from protocol.errors.fault import TEXT_MAX
+from protocol.wire.jobs import ErrorInfo, JobOrder, JobReport
 from protocol.wire.limits import (
     CONNECTIONS_MAX,
     DISK_MAX,
@@ -34,10 +35,7 @@ from protocol.wire.messages import (
     ControlMessage,
     Enrol,
     Enrolled,
-    ErrorInfo,
     Inventory,
-    JobOrder,
-    JobReport,
     OpenSession,
     SessionFailed,
     SessionOpened,

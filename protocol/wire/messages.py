@@ -1,14 +1,8 @@
 """The control messages: what source and receiver say to each other on port 8080.
 
-Every message is a frozen msgspec structure, tagged with its ``type`` and encoded as JSON.
-Unknown fields are ignored (a newer peer may say more), unknown types are refused.
-
-The receiver owns jobs; the source reconciles. A :class:`JobOrder` is *level-triggered*: it
-states what is wanted now, in full, and is sent again after every reconnection, so a lost
-message cannot leave the two sides with different intentions (the idea is that of Kubernetes
-controllers). What the source is doing comes back as :class:`JobReport`, also in full.
-
-Sizes are bytes, durations seconds, instants RFC 3339 UTC text.
+One structure a message; the values that they carry, the order and the report among them, are in
+:mod:`protocol.wire.jobs`, with how messages are encoded. Sizes are bytes, durations seconds,
+instants RFC 3339 UTC text.
 """
 
 from __future__ import annotations
@@ -17,149 +11,16 @@ from typing import Literal
 
 import msgspec
 
-PassKind = Literal["full", "compare", "delta", "idle"]
-JobState = Literal[
-    "ready",
-    "preparing",
-    "syncing",
-    "checkpointing",
-    "imaging",
-    "waiting",
-    "paused",
-    "error",
-    "finished",
-    "expired",
-]
-Consistency = Literal["filesystem", "application", "crash"]
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    """Base of everything that is framed on the control connection."""
-
-
-class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of what messages are made of."""
-
-
-# --- what both sides know about disks --------------------------------------------------------
-
-
-# What commands print as well leaves nothing out: scripts need not guess.
-
-
-class DiskIdentity(Value, frozen=True, omit_defaults=False):
-    """What tells one disk from another, whatever the device is called today.
-
-    Empty text means that the disk has no such mark. ``filesystems`` are UUIDs, sorted.
-    """
-
-    serial: str = ""
-    wwn: str = ""
-    partition_table: str = ""
-    filesystems: tuple[str, ...] = ()
-
-
-class Mounted(Value, frozen=True, omit_defaults=False):
-    """A filesystem of a disk that is mounted on the source."""
-
-    mount: str
-    kind: str
-    device: str
-
-
-class DiskInfo(Value, frozen=True, omit_defaults=False):
-    """A disk that the source offers. ``kind`` is ``disk`` (block device) or ``file``."""
-
-    path: str
-    size: int
-    kind: Literal["disk", "file"]
-    model: str = ""
-    identity: DiskIdentity = DiskIdentity()
-    mounted: tuple[Mounted, ...] = ()
-
-
-# --- the job ---------------------------------------------------------------------------------
-
-
-class CheckpointOrder(Value, frozen=True):
-    """One wanted checkpoint. ``request`` is unique; asking twice with it is asking once."""
-
-    request: str
-    hold: bool = False
-    cutover: bool = False
-
-
-class JobOrder(Message, frozen=True, tag="job-order"):
-    """Receiver to source: all that is wanted of the job now. ``want='none'``: no job.
-
-    ``state`` is the receiver's word for the job, which the source shows while it does nothing.
-    ``revision`` grows with every change, so that a report can say which order it obeys.
-    ``bandwidth`` is bytes per second on the wire, 0 for unlimited. ``compress`` is ``auto``,
-    ``none`` or a zstd level. ``held``: the intermediate disks stand at a checkpoint and nothing
-    may be written to them.
-    """
-
-    revision: int
-    want: Literal["none", "run", "pause", "stop"]
-    state: JobState = "ready"
-    job: str = ""
-    name: str = ""
-    disks: tuple[str, ...] = ()
-    bandwidth: int = 0
-    compress: str = "auto"
-    freeze_budget: float = 2.0
-    checkpoint: CheckpointOrder | None = None
-    held: bool = False
-
-
-class DiskReport(Value, frozen=True):
-    """What one disk of a job is doing. Field names are those of ``job show --json``."""
-
-    path: str
-    size: int
-    total_bytes: int = 0
-    transferred_bytes: int = 0
-    dirty_bytes: int = 0
-    in_flight_bytes: int = 0
-    differing_bytes: int = 0
-    passed: int = 0
-    pass_: PassKind = msgspec.field(name="pass", default="idle")
-    tracker: str = "none"
-    trust: str = ""
-    granule: int = 4096
-
-
-class ErrorInfo(Value, frozen=True, omit_defaults=False):
-    """A fault as it travels; see ``protocol.errors``."""
-
-    code: str
-    message: str
-    remedy: str = ""
-
-
-class JobReport(Message, frozen=True, tag="job-report"):
-    """Source to receiver, about once a second: the state of the job as the source sees it.
-
-    The same object feeds ``replicad status``, the metrics and the log. ``speed`` is logical
-    bytes per second, ``remaining`` seconds or None when it cannot be said, ``lag`` the age in
-    seconds of the oldest change that the receiver does not hold.
-    """
-
-    job: str
-    revision: int
-    state: JobState
-    epoch: int = 0
-    speed_bytes_per_second: float = 0.0
-    remaining_seconds: float | None = None
-    logical_bytes: int = 0
-    wire_bytes: int = 0
-    lag_seconds: float = 0.0
-    sentence: str = ""
-    error: ErrorInfo | None = None
-    disks: tuple[DiskReport, ...] = ()
-    reconnects: int = 0
-    tracker_misses: int = 0
-
+from protocol.wire.jobs import (
+    Consistency,
+    DiskIdentity,
+    DiskInfo,
+    ErrorInfo,
+    JobOrder,
+    JobReport,
+    Message,
+    Value,
+)
 
 # --- the conversation ------------------------------------------------------------------------
 

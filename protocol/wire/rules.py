@@ -11,6 +11,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
+from protocol.wire.jobs import JobOrder, JobReport
 from protocol.wire.messages import (
     Answer,
     Ask,
@@ -26,8 +27,6 @@ from protocol.wire.messages import (
     Heartbeat,
     Hello,
     Inventory,
-    JobOrder,
-    JobReport,
     OpenSession,
     Refused,
     SessionFailed,

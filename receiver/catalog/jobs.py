@@ -12,7 +12,7 @@ from protocol.errors import JOB_UNFINISHED, UNKNOWN_JOB
 from receiver.catalog import rows
 
 if TYPE_CHECKING:
-    from protocol.wire.messages import CheckpointOrder, ErrorInfo, JobReport, JobState
+    from protocol.wire.jobs import CheckpointOrder, ErrorInfo, JobReport, JobState
     from receiver.catalog.rows import JobRow
     from receiver.catalog.store import Store
     from receiver.jobs.spec import JobSpec

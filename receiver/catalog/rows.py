@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
-from protocol.wire.messages import (
+from protocol.wire.jobs import (
     CheckpointOrder,
     Consistency,
     DiskIdentity,

@@ -13,7 +13,7 @@ from protocol.errors import (
 from receiver.catalog import rows
 
 if TYPE_CHECKING:
-    from protocol.wire.messages import DiskInfo
+    from protocol.wire.jobs import DiskInfo
     from receiver.catalog.rows import SourceRow
     from receiver.catalog.store import Store
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.errors import TARGET_CHANGED, TARGET_IN_USE, TARGET_MISSING
-from protocol.wire.messages import DiskIdentity
+from protocol.wire.jobs import DiskIdentity
 from receiver.catalog.rows import TargetIdentity
 from receiver.disk import safety, zeroing
 from receiver.disk.base import IntermediateDisk

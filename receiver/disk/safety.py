@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from protocol.wire.messages import DiskIdentity
+    from protocol.wire.jobs import DiskIdentity
     from receiver.disk.device import Device, Machine
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from protocol.errors import JOB_STATE
 
 if TYPE_CHECKING:
-    from protocol.wire.messages import JobReport, JobState
+    from protocol.wire.jobs import JobReport, JobState
     from receiver.jobs.states import Outcome
 
 WORKING: frozenset[JobState] = frozenset({"preparing", "syncing", "checkpointing"})

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from protocol.wire.messages import JobState
+    from protocol.wire.jobs import JobState
 
 
 def next_sync(anchor: float, every: float, now: float) -> float:

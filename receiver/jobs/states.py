@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 from protocol.errors import JOB_EXPIRED, JOB_STATE
 from protocol.units import format_instant, instant_of
-from protocol.wire.messages import JobState
+from protocol.wire.jobs import JobState
 
 Action = Literal[
     "start",

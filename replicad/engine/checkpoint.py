@@ -24,7 +24,7 @@ from protocol.errors import (
     Fault,
 )
 from protocol.local import log
-from protocol.wire.messages import CheckpointOrder, Consistency
+from protocol.wire.jobs import CheckpointOrder, Consistency
 from replicad import forecast
 from replicad.engine.disks import DiskSet
 from replicad.engine.frozen import Exact, Frozen

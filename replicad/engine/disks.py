@@ -14,7 +14,8 @@ from protocol.errors import (
     SOURCE_DISK_FORBIDDEN,
     TRACKER_UNAVAILABLE,
 )
-from protocol.wire.messages import DiskInfo, SessionOpened
+from protocol.wire.jobs import DiskInfo
+from protocol.wire.messages import SessionOpened
 from replicad.freeze.mounts import mounts_to_freeze
 from replicad.inventory import disks_of
 from replicad.jobdisk import JobDisk

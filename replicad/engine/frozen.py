@@ -21,7 +21,7 @@ from pathlib import Path
 
 from protocol.errors import CHECKPOINT_SUPERSEDED, DISK_BUSY_UNMOUNTED, FREEZE_TOO_LONG
 from protocol.link.buffers import Buffer, CannotLockError
-from protocol.wire.messages import Consistency
+from protocol.wire.jobs import Consistency
 from replicad import forecast
 from replicad.engine.disks import DiskSet
 from replicad.feed import Work

@@ -19,13 +19,8 @@ from protocol.errors import CONNECTION_LOST, INTERNAL, Fault, LocalFault
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink
 from protocol.local import log
-from protocol.wire.messages import (
-    CloseSession,
-    JobOrder,
-    JobReport,
-    OpenSession,
-    SessionOpened,
-)
+from protocol.wire.jobs import JobOrder, JobReport
+from protocol.wire.messages import CloseSession, OpenSession, SessionOpened
 from replicad.engine.disks import DiskSet
 from replicad.engine.frozen import THREADS
 from replicad.engine.leftovers import remove_leftovers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from protocol.wire.messages import JobOrder
+from protocol.wire.jobs import JobOrder
 
 
 class Orders:

@@ -29,7 +29,8 @@ from protocol.errors import (
 )
 from protocol.link.control import ControlLink
 from protocol.local import log
-from protocol.wire.messages import CheckpointFailed, CheckpointOrder, Commit, Committed
+from protocol.wire.jobs import CheckpointOrder
+from protocol.wire.messages import CheckpointFailed, Commit, Committed
 from replicad.engine.checkpoint import Checkpointer, Taken
 from replicad.engine.disks import DiskSet
 from replicad.engine.orders import Orders

@@ -10,13 +10,8 @@ import time
 from collections import Counter
 
 from protocol.errors import Fault
-from protocol.wire.messages import (
-    CheckpointFailed,
-    ErrorInfo,
-    JobOrder,
-    JobReport,
-    JobState,
-)
+from protocol.wire.jobs import ErrorInfo, JobOrder, JobReport, JobState
+from protocol.wire.messages import CheckpointFailed
 from replicad.engine.disks import DiskSet
 from replicad.pace import Speedometer, remaining_seconds
 from replicad.sentence import describe

@@ -34,7 +34,8 @@ from protocol.wire.frames import (
 )
 from protocol.wire.framing import ControlReader, encode_control
 from protocol.wire.greeting import Greeting
-from protocol.wire.messages import Ask, Heartbeat, Inventory, JobOrder
+from protocol.wire.jobs import JobOrder
+from protocol.wire.messages import Ask, Heartbeat, Inventory
 from protocol.wire.window import SendWindow
 
 if TYPE_CHECKING:

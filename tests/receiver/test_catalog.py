@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from protocol.errors import Fault
-from protocol.wire.messages import (
+from protocol.wire.jobs import (
     CheckpointOrder,
     DiskIdentity,
     DiskInfo,

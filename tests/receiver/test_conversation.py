@@ -16,11 +16,10 @@ from protocol import identity as identities
 from protocol.errors import SOURCE_FORGOTTEN, Fault
 from protocol.link.control import ControlLink, dial
 from protocol.wire.greeting import Greeting
+from protocol.wire.jobs import JobOrder, JobReport
 from protocol.wire.messages import (
     CloseSession,
     Inventory,
-    JobOrder,
-    JobReport,
     OpenDisk,
     OpenSession,
     SessionOpened,

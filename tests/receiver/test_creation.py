@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from protocol.errors import Fault
-from protocol.wire.messages import DiskInfo
+from protocol.wire.jobs import DiskInfo
 from receiver import snapshot
 from receiver.catalog import Catalog
 from receiver.creation import create_job, delete_job, sweep_storage

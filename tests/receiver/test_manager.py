@@ -10,15 +10,8 @@ from typing import Any
 import pytest
 
 from protocol.errors import Fault, PeerFault
-from protocol.wire.messages import (
-    CheckpointFailed,
-    Commit,
-    DiskReport,
-    ErrorInfo,
-    JobReport,
-    OpenDisk,
-    OpenSession,
-)
+from protocol.wire.jobs import DiskReport, ErrorInfo, JobReport
+from protocol.wire.messages import CheckpointFailed, Commit, OpenDisk, OpenSession
 from receiver.checkpoint import commit
 from receiver.happenings import TICK_SECONDS
 from tests.support.office import SIZE, Office, office

@@ -9,7 +9,7 @@ import pytest
 
 from protocol.local.values import Address
 from protocol.views import CheckItem
-from protocol.wire.messages import DiskInfo
+from protocol.wire.jobs import DiskInfo
 from replicad import check
 from replicad.freeze.mounts import FrozenMount, Mount
 

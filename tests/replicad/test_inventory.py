@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.diskidentity import compare_identity
 from protocol.errors import LocalFault
-from protocol.wire.messages import DiskIdentity, DiskInfo
+from protocol.wire.jobs import DiskIdentity, DiskInfo
 from replicad.inventory import disks_of, inventory_report, parse_export
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The sentence says what the figures say."""
 
-from protocol.wire.messages import DiskReport, PassKind
+from protocol.wire.jobs import DiskReport, PassKind
 from replicad.sentence import describe
 
 GIB = 1 << 30

@@ -25,13 +25,13 @@ from protocol.errors import Fault
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.data import HELLO_SIZE, DataHello
 from protocol.wire.frames import Ack, Data, Diff, Digests, Fence, Frame, Ready, encode_meta
+from protocol.wire.jobs import DiskInfo
 from protocol.wire.limits import BUFFER, DIGEST_SIZE, LENGTH
 from protocol.wire.messages import (
     CheckpointFailed,
     CloseSession,
     Commit,
     Committed,
-    DiskInfo,
     OpenedDisk,
     OpenSession,
     SessionOpened,

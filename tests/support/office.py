@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from protocol.errors import Fault
-from protocol.wire.messages import DiskInfo, JobOrder
+from protocol.wire.jobs import DiskInfo, JobOrder
 from receiver.jobs.spec import JobSpec
 from receiver.manager import Manager
 from receiver.session import Session

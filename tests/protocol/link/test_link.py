@@ -22,7 +22,8 @@ from protocol.link.data import AnswerReader, send_all
 from protocol.wire.crypto import Direction
 from protocol.wire.frames import Ack, Frame, Ready, encode_meta
 from protocol.wire.greeting import Greeting
-from protocol.wire.messages import Answer, Ask, Inventory, JobOrder, Refused
+from protocol.wire.jobs import JobOrder
+from protocol.wire.messages import Answer, Ask, Inventory, Refused
 from protocol.wire.rules import Role
 from tests.support.datalink import KEYS
 

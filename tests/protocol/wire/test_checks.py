@@ -5,19 +5,15 @@ import pytest
 
 from protocol.errors import PROTOCOL, PeerFault
 from protocol.wire.checks import check, cleaned
+from protocol.wire.jobs import DiskInfo, DiskReport, ErrorInfo, JobOrder, JobReport
 from protocol.wire.messages import (
     Ask,
     CheckpointFailed,
     Commit,
     Committed,
     ControlMessage,
-    DiskInfo,
-    DiskReport,
     Enrol,
-    ErrorInfo,
     Inventory,
-    JobOrder,
-    JobReport,
     OpenDisk,
     OpenedDisk,
     OpenSession,

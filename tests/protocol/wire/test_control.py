@@ -22,6 +22,7 @@ from protocol.errors import (
 from protocol.wire.control import ControlConnection, Event, Greeted, Phase, Role
 from protocol.wire.framing import encode_control
 from protocol.wire.greeting import Greeting
+from protocol.wire.jobs import JobOrder
 from protocol.wire.limits import ASKED_MAX, CONTROL_GREETING_MAX, HANDSHAKE_TIMEOUT
 from protocol.wire.messages import (
     Answer,
@@ -35,7 +36,6 @@ from protocol.wire.messages import (
     Heartbeat,
     Hello,
     Inventory,
-    JobOrder,
     Refused,
     Welcome,
 )

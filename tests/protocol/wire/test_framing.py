@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from protocol.errors import PROTOCOL, TOO_LONG, PeerFault
 from protocol.wire.framing import ControlReader, decode_control, encode_control
 from protocol.wire.limits import CONTROL_MESSAGE_MAX
-from protocol.wire.messages import CloseSession, ControlMessage, Heartbeat, Hello, SessionOpened
+from protocol.wire.messages import (
+    CloseSession,
+    ControlMessage,
+    Heartbeat,
+    Hello,
+    SessionOpened,
+)
 
 MESSAGES: list[ControlMessage] = [
     Hello(versions=(1,), capabilities=("zstd",), software="replicad 0.1", name="wéb01"),

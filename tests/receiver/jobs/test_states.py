@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from protocol.errors import Fault
-from protocol.wire.messages import JobReport, JobState
+from protocol.wire.jobs import JobReport, JobState
 from receiver.jobs import reports, schedule, states
 from receiver.jobs.reports import Standing
 from receiver.jobs.states import ACTIONS, STATES, TABLE, Action, after_action

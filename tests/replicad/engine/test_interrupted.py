@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from protocol.errors import CHECKPOINT_SUPERSEDED, DISK_BUSY_UNMOUNTED, Fault
-from protocol.wire.messages import CheckpointOrder
+from protocol.wire.jobs import CheckpointOrder
 from replicad.engine import checkpoint
 from replicad.engine.checkpoint import Checkpointer, Taken
 from replicad.freeze.hooks import HookContext

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from protocol.errors import CONNECTION_LOST, JOB_STATE, Fault
-from protocol.wire.messages import CheckpointOrder, Commit, JobOrder
+from protocol.wire.jobs import CheckpointOrder, JobOrder
+from protocol.wire.messages import Commit
 from replicad.engine import checkpoint
 from replicad.engine.job import JobEngine
 from replicad.engine.leftovers import remove_leftovers
