@@ -1,22 +1,27 @@
 """One disk of a job: its reader, what tracks it, its dirty map, and where its pass stands.
 
-Here the recovery grade is decided (DESIGN's promise 4): the map that an earlier process left is
-believed only if it is of this boot, this tracking, this disk and this intermediate disk;
-otherwise everything is suspect and the next pass compares, or, if the receiver's disk is known
-to be empty, everything allocated is dirty and the next pass is a full one.
+What becomes of the map that an earlier process left is decided in :mod:`replicad.recovery`.
 """
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.errors import INTERNAL
 from protocol.wire.jobs import DiskInfo, DiskReport, PassKind
 from protocol.wire.messages import OpenDisk, OpenedDisk
-from replicad.dirtymap import DirtyMap, Header, MapRefusedError
+from replicad.dirtymap import DirtyMap, Header
 from replicad.reader import DiskReader
+from replicad.recovery import (
+    FULL_FLAG,
+    INTERRUPTED,
+    SINCE_COMPARE,
+    SINCE_FULL,
+    suspect_all,
+    take_up,
+    tracked_since,
+)
 from replicad.tracker import (
     CannotTrack,
     DiskDrain,
@@ -31,16 +36,10 @@ from replicad.tracker import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
-
-FULL_FLAG = "full"
-"""Flag of a map whose first, full pass has not ended."""
-
-SINCE_FULL, SINCE_COMPARE = "since-full", "since-compare"
-"""Flags of a map that is without a gap since the pass of this kind."""
-
-TRACKED_SINCE = {SINCE_FULL: "the full pass", SINCE_COMPARE: "the compare pass"}
 
 _ANEW = "tracking was interrupted and began anew"
 
@@ -75,7 +74,7 @@ class JobDisk:
         self.granule = self.tracked.granule if self.tracked else granule_for(info.size)
         self.reader = DiskReader(path, granule=self.granule)
         self.map: DirtyMap | None = None
-        self._reason = "the comparison was interrupted"
+        self._reason = INTERRUPTED
         self.kind: PassKind = "idle"
         self.pass_total = 0
         self.pass_done = 0
@@ -141,17 +140,13 @@ class JobDisk:
                 return
             self.map.close()
             self.map = None
-        path = str(directory / f"{job}-{opened.number}.map")
-        reason = "writes are not tracked" if self.tracked is None else ""
-        if self.tracked is not None:
-            try:
-                self.map = DirtyMap.open(path, present, time.monotonic())
-                # A kill between the commit and its note here leaves the map an epoch behind.
-                self.map.update(epoch=epoch)
-            except MapRefusedError as refused:
-                reason = str(refused) if Path(path).exists() else _unknown(present)
-        if self.map is None:
-            self._begin_map(path, present, opened.fresh, reason)
+        self.map, self._reason = take_up(
+            directory / f"{job}-{opened.number}.map",
+            present,
+            tracked=self.tracked is not None,
+            fresh=opened.fresh,
+            allocated=self.reader.data_ranges,
+        )
 
     def _misses(self, tracker: EbpfTracker | NoTracker) -> int:
         """The tracker's cumulative count for this disk, without taking anything from it."""
@@ -164,23 +159,9 @@ class JobDisk:
             self.tracked = tracker.track(self.path)
             return tracker.misses(self.tracked)
 
-    def _begin_map(self, path: str, header: Header, fresh: bool, reason: str) -> None:
-        self.map = DirtyMap.create(path, header)
-        if fresh:
-            for offset, length in self.reader.data_ranges():
-                first, count = self.map.covering(offset, length)
-                self.map.mark_range(first, count, time.monotonic())
-            self.map.update(seeded=True, flags=(FULL_FLAG,))
-        else:
-            self.suspect_all(reason)
-            self.map.update(seeded=True)
-
     def suspect_all(self, reason: str) -> None:
         """Nothing is known to be equal any more; the next pass compares."""
-        held = self.live_map
-        held.suspect_range(0, held.granules)
-        # Whatever it was since, from now on it is since this comparison, once that has ended.
-        held.update(flags=(FULL_FLAG if FULL_FLAG in held.header.flags else SINCE_COMPARE,))
+        suspect_all(self.live_map)
         self._reason = reason
 
     @property
@@ -197,13 +178,7 @@ class JobDisk:
             return ""
         if self.suspect:
             return f"comparing: {self._reason}"
-        flags, epoch = self.map.header.flags, self.map.header.epoch
-        if FULL_FLAG in flags:
-            return "first copy"
-        since = next(
-            (TRACKED_SINCE[flag] for flag in flags if flag in TRACKED_SINCE), "the job began"
-        )
-        return f"tracked without a gap since {since}" + (f" (epoch {epoch})" if epoch else "")
+        return tracked_since(self.map.header)
 
     # --- what was written ---------------------------------------------------------------------
 
@@ -323,11 +298,3 @@ class JobDisk:
 def _lacking(held: DirtyMap) -> int:
     """Bytes that the receiver may lack; what is both dirty and in flight is counted twice."""
     return held.dirty_bytes + held.suspect_bytes + held.flying_bytes
-
-
-def _unknown(present: Header) -> str:
-    """Why there is no map to believe, when there is none at all."""
-    state = TrackingState(present.boot, present.token, present.misses, present.size)
-    verdict = judge(None, state)
-    assert isinstance(verdict, Suspect)  # nothing is ever trusted for want of evidence
-    return verdict.reason
