@@ -36,6 +36,7 @@ from cryptography.x509.oid import NameOID
 
 from protocol.activation import AUTHORITY_SIZE
 from protocol.errors import CA_MISMATCH, CERTIFICATE_REFUSED, NOT_ENROLLED
+from protocol.local import crash
 from protocol.local.values import parse_address
 
 RECEIVER_NAME = "receiver.replicad.internal"
@@ -114,6 +115,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        crash.here("file.unnamed")
         Path(temporary).rename(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from protocol.errors import (
     ACTIVATION_USED_UP,
     USAGE,
 )
+from protocol.local import crash
 from protocol.units import format_instant, instant_of
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def enrol(
         certificate = authority.sign_source(
             request_pem, name, dt.datetime.fromtimestamp(now, dt.UTC)
         )
+        crash.here("source.certified")
         catalog.sources.enrol(
             name,
             fingerprint=certificate.fingerprint,

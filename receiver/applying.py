@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import xxhash
 
 from protocol.errors import DISK_NOT_OF_JOB, PROTOCOL, SESSION_FENCED
+from protocol.local import crash
 from protocol.wire.frames import Data, Digests, Segment, block_count
 from protocol.wire.limits import DIGEST_SIZE
 
@@ -68,6 +69,7 @@ class Applier:
                 self._zero(disk, offset, length)
             else:
                 disk.write(offset, content[at : at + length])
+                crash.here("segment.written")
                 at += length
             logical += length
         return logical
@@ -111,6 +113,7 @@ class Applier:
         for start in range(offset, offset + length, ZERO_STEP):
             self._refuse_if_over()
             disk.zero(start, min(ZERO_STEP, offset + length - start))
+            crash.here("segment.zeroed")
 
     def _disk(self, number: int, segments: tuple[Segment, ...]) -> IntermediateDisk:
         """The disk that a frame names, if all of the frame lies on it."""

@@ -42,6 +42,7 @@ from protocol.identity import (
     replace_file,
     signature_hash,
 )
+from protocol.local import crash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -221,6 +222,7 @@ def _load_or_make_key(directory: Path) -> PrivateKey:
         raise AUTHORITY_UNUSABLE.fault(path=directory, problem="authority-key.pem is missing")
     key = ec.generate_private_key(ec.SECP256R1())
     replace_file(path, _key_pem(key), 0o600)
+    crash.here("authority.half_made")
     return key
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from protocol.errors import JOB_STATE, PROTOCOL, SESSION_FENCED, Fault
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.units import format_instant, parse_instant
 from protocol.wire.messages import Commit, Committed
 from receiver.catalog import Catalog, CheckpointRow, JobRow
@@ -74,9 +74,12 @@ async def commit(
 async def _commit(
     shelf: Shelf, storage: Path, session: Session, message: Commit
 ) -> tuple[JobRow, CheckpointRow]:
+    crash.here("commit.received")
     await session.sync()
+    crash.here("commit.synced")
     paths = [Path(disk.path) for disk in session.disks.values()]
     kept = await asyncio.to_thread(preserve, storage, session.job, message.epoch, paths)
+    crash.here("commit.preserved")
     row = CheckpointRow(
         job=session.job,
         epoch=message.epoch,
@@ -94,6 +97,7 @@ async def _commit(
         # Never committed: nobody may take it for a checkpoint.
         await asyncio.to_thread(drop, storage, row.job, row.epoch)
         raise
+    crash.here("commit.recorded")
     _log.info(
         "checkpoint.committed",
         job=job.id,
@@ -151,6 +155,7 @@ def _record(catalog: Catalog, row: CheckpointRow, message: Commit) -> JobRow:
         if not answers:
             standing = replace(standing, state="syncing")
         catalog.checkpoints.add(row)
+        crash.here("commit.recording")
         return catalog.jobs.save(
             msgspec.structs.replace(
                 job,
@@ -190,6 +195,7 @@ async def _let_go(shelf: Shelf, storage: Path, job: JobRow) -> None:
             sentence = f"let go: {job.spec.keep} are kept"
             # The catalog first: what it names must be whole. What is left then is swept.
             await shelf.do(partial(_dropped, job.id, epoch, sentence))
+            crash.here("snapshot.struck")
             await asyncio.to_thread(drop, storage, job.id, epoch)
     except Fault as fault:
         _log.warning("snapshot.left", job=job.id, code=fault.code, because=fault.sentence)

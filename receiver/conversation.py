@@ -17,7 +17,7 @@ from typing import Any
 from protocol.errors import INTERNAL, SESSION_FENCED, Fault
 from protocol.identity import certificate_fingerprint
 from protocol.link.control import ControlLink
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.control import Greeted
 from protocol.wire.greeting import Greeting
 from protocol.wire.jobs import ErrorInfo, JobOrder, JobReport
@@ -296,5 +296,6 @@ class Conversations:
         )
         # Recorded: who waits is told, whether or not the source can still be.
         manager.happenings.committed(job, row)
+        crash.here("commit.unanswered")
         here.link.send(reply)
         return await manager.order(here.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from protocol.errors import UNKNOWN_DISK, USAGE
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.jobs import CheckpointOrder, DiskInfo, JobState
 from receiver import snapshot
 from receiver.catalog import Catalog, DiskRow, JobRow
@@ -54,6 +54,7 @@ def create_job(
             job = catalog.jobs.create(spec, state, now, next_sync=spec.start_at)
             for number, disk in enumerate(chosen):
                 made.append(_make(catalog, storage, job, number, disk, here=here))
+                crash.here("job.file_made")
                 catalog.disks.add(made[-1])
     except BaseException:
         if job is not None:
@@ -108,7 +109,9 @@ def delete_job(catalog: Catalog, storage: Path, job: JobRow) -> None:
     """Forget a job and remove its files: intermediate disks and snapshots. Devices are left
     as they are. Files first: a crash in between leaves a job that can be deleted again."""
     snapshot.forget(storage, job.id)
+    crash.here("job.half_deleted")
     _remove_files(storage, job.id, catalog.disks.of_job(job.id))
+    crash.here("job.files_gone")
     catalog.jobs.delete(job.id)
 
 

@@ -12,7 +12,7 @@ import uvloop
 
 from protocol.admin.server import AdminServer
 from protocol.errors import ALREADY_RUNNING, CONFIGURATION, Fault
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.local.metrics import MetricsServer
 from protocol.local.notify import Notifier, keep_alive, watchdog_interval
 from protocol.local.runtime import RuntimeHold, make_safe
@@ -102,6 +102,7 @@ class Daemon:
             for task in tasks:
                 task.cancel()
         await self.conversations.finish()
+        crash.here("receiver.stopping")
         await self.sessions.close_all()
         await self.manager.happenings.finish()
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from protocol.errors import CONNECTION_LOST, INTERNAL, Fault
 from protocol.link.buffers import Buffer
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.data import FrameReader
 from protocol.wire.frames import (
@@ -238,18 +238,22 @@ class DataConnection:
 
     def _frame(self, sealed: memoryview) -> None:
         """Carry a frame out. The buffer that it came in is free once it has been opened."""
+        crash.here("frame.received")
         sequence = self._decoder.sequence
         frame, payload = self._decoder.open(sealed, _workspace.buffer())
+        crash.here("frame.opened")
         logical = 0
         if isinstance(frame, Data):
             logical = self._applier.data(frame, payload, self.buffer.view)
             self.logical_bytes += logical
         elif isinstance(frame, Digests):
             bits = self._applier.digests(frame, payload, self.buffer.view)
+            crash.here("frame.compared")
             # Queued before the frame is called written, so before any ack that covers it.
             diff = Diff(sequence, block_count(frame))
             self._loop.call_soon_threadsafe(self.send, diff, bits)
         elif isinstance(frame, Ping):
             self._loop.call_soon_threadsafe(self.send, Pong(frame.value))
+        crash.here("frame.written")
         self.written = sequence
         self._session.wrote(logical, fence=isinstance(frame, Fence))

@@ -7,7 +7,7 @@ import socket
 
 from protocol.errors import HELLO_REFUSED, Fault
 from protocol.link.data import tune
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.data import HELLO_SIZE, DataHello
 from protocol.wire.limits import HANDSHAKE_TIMEOUT
 from receiver.gate import Visit
@@ -30,6 +30,7 @@ class DataPort:
         try:
             tune(sock)
             hello = DataHello.parse(await _hello(sock))
+            crash.here("hello.heard")
             session = self._sessions.find(hello.session)
             if session is None:
                 raise HELLO_REFUSED.peer(detail="there is no such session")

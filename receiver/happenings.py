@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from protocol.errors import CHECKPOINT_SUPERSEDED, INTERNAL, Fault, from_peer
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.views import CheckpointResult
 from protocol.wire.jobs import ErrorInfo, JobOrder, JobReport
 from protocol.wire.messages import CheckpointFailed
@@ -144,6 +144,7 @@ class Happenings:
                 return None
 
         failed = await self._shelf.do(keep)
+        crash.here("report.kept")
         if failed is not None and failed.error is not None:
             self._note_error(failed.id, failed.error)
             await self.tell(failed)
@@ -162,6 +163,7 @@ class Happenings:
         row = await self._shelf.do(record)
         if row is None:
             return
+        crash.here("refusal.recorded")
         error = message.error
         _log.warning("checkpoint.failed", job=row.id, code=error.code, because=error.message)
         self.errors[error.code] += 1
@@ -226,6 +228,7 @@ class Happenings:
                 state = after_restart(row.state)
                 if state != row.state:
                     catalog.jobs.save(changes.changed(row, state=state))
+            crash.here("restart.repaired")
             return sweep_storage(catalog, self._storage)
 
         for removed in await self._shelf.do(repair):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol.errors import CHECKPOINT_SUPERSEDED
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.views import CheckpointResult, JobView
 from protocol.wire.jobs import CheckpointOrder, JobOrder
 from receiver import changes
@@ -109,6 +109,7 @@ class Manager:
             return job
 
         job = await self.shelf.do(make)
+        crash.here("job.created")
         _log.info("job.created", job=job.id, source=job.source)
         await self.happenings.tell(job)
         return await self.view(job)
@@ -164,6 +165,7 @@ class Manager:
             delete_job(catalog, self.storage, row)
 
         await self.shelf.do(remove)
+        crash.here("job.deleted")
         self._waiting.failed(job.id, CHECKPOINT_SUPERSEDED.fault(detail="the job is deleted"))
         self.figures.forget(job.id)
         self.sessions.forget(job.id)
@@ -209,5 +211,6 @@ class Manager:
                 return catalog.jobs.save(change(changes.resolve(catalog, text)))
 
         job = await self.shelf.do(apply)
+        crash.here("job.changed")
         await self.happenings.tell(job)
         return job

@@ -17,6 +17,7 @@ from protocol.errors import (
     UNKNOWN_DISK,
     UNKNOWN_JOB,
 )
+from protocol.local import crash
 from protocol.wire.jobs import DiskInfo
 from protocol.wire.messages import OpenDisk, OpenedDisk, OpenSession
 from receiver.catalog import Catalog, DiskRow, JobRow
@@ -83,9 +84,11 @@ def _open_all(
         for row in rows:
             disk, generation = _open_disk(catalog, storage, job, row, here)
             disks[row.number] = disk
+            crash.here("disk.opened")
             fresh = row.fresh and disk.known_zero
             # Before the first byte is accepted: after a crash nobody calls it empty again.
             catalog.disks.written(job.id, row.number)
+            crash.here("disk.unfresh")
             opened.append(
                 OpenedDisk(
                     path=row.source_path,
@@ -130,7 +133,9 @@ def _open_disk(
         return disk, row.generation
     try:
         disk.distrust()
+        crash.here("disk.distrusted")
         generation = catalog.disks.renew(job.id, row.number, disk.identity(), fresh=False)
+        crash.here("disk.renewed")
         disk.set_generation(generation)
     except BaseException:
         disk.close()

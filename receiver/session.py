@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING
 
 from protocol.errors import CONNECTION_LOST, INTERNAL, SESSION_FENCED, TOO_MANY, Fault, PeerFault
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.data import Connections, DataHello
 from protocol.wire.frames import Ack
 from protocol.wire.limits import CONNECTIONS_MAX
@@ -126,6 +126,7 @@ class Session:
         except BaseException:
             self._pool.give_back(buffer)
             raise
+        crash.here("connection.admitted")
         self._connections[hello.connection] = connection
         connection.start()
         return connection.over
@@ -170,6 +171,7 @@ class Session:
             await asyncio.wait(self._retiring)
         self._wake.set()
         await self._syncing
+        crash.here("session.retired")
         await self._loop.run_in_executor(self._syncers, self._close_disks)
         self.closed.set()
 
@@ -241,13 +243,16 @@ class Session:
         written = {c: c.written for c in self._connections.values() if c.written > c.acked}
         if not written or self.over:
             return
+        crash.here("sync.gathered")
         try:
             await self.sync()
         except Fault:
             return
+        crash.here("sync.done")
         for connection, sequence in written.items():
             connection.acked = sequence
             connection.send(Ack(sequence))
+            crash.here("ack.sent")
 
     async def sync(self) -> None:
         """Bring all disks to stable storage, at the same time.

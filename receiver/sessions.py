@@ -18,7 +18,7 @@ from pathlib import Path
 
 from protocol.errors import TOO_MANY, Fault
 from protocol.link.buffers import BufferPool
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.limits import BUFFER, SECRET
 from protocol.wire.messages import OpenSession, SessionOpened
@@ -110,7 +110,9 @@ class Sessions:
         # First of all, so that a lock is never made for a name that a peer thought up.
         await self._shelf.do(lambda catalog: job_to_run(catalog, source, message.job))
         async with self._locks[message.job]:
+            crash.here("session.opening")
             await self._close(message.job)
+            crash.here("session.fenced")
             free = self._pool.count - self._pool.leased
             if free < 1:
                 raise TOO_MANY.fault(what="all receive buffers are in use ([limits] memory)")
@@ -132,6 +134,7 @@ class Sessions:
             )
             self._by_id[session.id] = self._by_job[job.id] = session
             _log.info("session.opened", job=job.id, source=source, disks=len(disks))
+            crash.here("session.opened")
             return SessionOpened(
                 answers=message.id,
                 session=session.id,
@@ -186,6 +189,7 @@ class Sessions:
             return
         # Until it is closed it is the job's: who comes next waits for the same end.
         await session.close()
+        crash.here("session.closed")
         if self._by_job.pop(job, None) is not None:
             del self._by_id[session.id]
             logical, wire = self._past.get(job, (0, 0))

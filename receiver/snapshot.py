@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from protocol.errors import RECEIVER_FULL, TARGET_IO
 from protocol.identity import sync_directory
+from protocol.local import crash
 from receiver.disk.base import free_bytes
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def preserve(storage: Path, job: str, epoch: int, disks: Sequence[Path]) -> Pres
         for path in disks:
             _clone(path, partial / path.name)
         sync_directory(partial)
+        crash.here("snapshot.partial")
         partial.rename(final)
+        crash.here("snapshot.named")
         for directory in (home, home.parent, storage):
             sync_directory(directory)
     except OSError as error:
@@ -207,6 +210,7 @@ def _remove(directory: Path) -> None:
             shutil.rmtree(doomed)
         directory.rename(doomed)
         sync_directory(directory.parent)
+        crash.here("snapshot.doomed")
     shutil.rmtree(doomed)
 
 

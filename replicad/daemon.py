@@ -18,7 +18,7 @@ from protocol.errors import NOT_ENROLLED, UNREACHABLE, Fault, from_peer
 from protocol.identity import Identity, load_identity
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink, dial
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.local.metrics import MetricsServer
 from protocol.local.notify import Notifier, keep_alive, watchdog_interval
 from protocol.local.runtime import RuntimeHold
@@ -140,6 +140,7 @@ class Daemon:
         context = identity.client_context()
         async with await dial(address.host, address.port, context, greeting, identity.name) as link:
             await link.greet()
+            crash.here("daemon.greeted")
             begun = asyncio.get_running_loop().time()
             self._sentence = ""
             _log.info("receiver.connected", address=identity.address)
@@ -177,12 +178,14 @@ class Daemon:
                 if found != told:
                     told = found
                     link.send(Inventory(disks=found))
+                    crash.here("inventory.sent")
             report = self.engine.report()
             if report is not None and self._obeyed:
                 news = (report.state, report.error, [(d.pass_, d.passed) for d in report.disks])
                 if news != said or loop.time() >= say_at:
                     said, say_at = news, loop.time() + REPORT_SECONDS
                     link.send(report)
+                    crash.here("report.sent")
             await asyncio.sleep(NEWS_SECONDS)
 
     async def _listen(self, link: ControlLink) -> None:

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from protocol.errors import INTERNAL
+from protocol.local import crash
 from protocol.wire.jobs import DiskInfo, DiskReport, PassKind
 from protocol.wire.messages import OpenDisk, OpenedDisk
 from replicad.dirtymap import DirtyMap, Header
@@ -67,6 +68,7 @@ class JobDisk:
         if isinstance(tracker, EbpfTracker):
             try:
                 self.tracked = tracker.track(path)
+                crash.here("disk.tracked")
             except CannotTrack as error:
                 self.untracked_because = error.reason
         else:
@@ -269,6 +271,7 @@ class JobDisk:
 
     def end_pass(self) -> None:
         """The pass is over: every batch of it has been answered."""
+        crash.here("pass.ending")
         if self.kind != "idle":
             self.passed += 1
         held = self.live_map

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from protocol.local import crash
 from replicad.dirtymap import DirtyMap, Header, MapRefusedError
 from replicad.tracker import Suspect, TrackingState, judge
 
@@ -56,19 +57,23 @@ def take_up(
         except MapRefusedError as refused:
             reason = str(refused) if path.exists() else _unknown(present)
         else:
+            crash.here("map.adopted")
             # A kill between the commit and its note here leaves the map an epoch behind.
             held.update(epoch=present.epoch)
             return held, INTERRUPTED
     else:
         reason = "writes are not tracked"
     held = DirtyMap.create(str(path), present)
+    crash.here("map.created")
     if fresh:
         for offset, length in allocated():
             first, count = held.covering(offset, length)
             held.mark_range(first, count, time.monotonic())
+        crash.here("map.marked")
         held.update(seeded=True, flags=(FULL_FLAG,))
         return held, INTERRUPTED
     suspect_all(held)
+    crash.here("map.suspected")
     held.update(seeded=True)
     return held, reason
 

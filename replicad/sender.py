@@ -17,7 +17,7 @@ import xxhash
 from protocol.errors import INTERNAL, Fault
 from protocol.link.buffers import Buffer
 from protocol.link.data import send_all
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.frames import Ack, Diff, Digests, Fence, Segment, encode_meta
 from protocol.wire.limits import BUFFER, DIGEST_SIZE, PAYLOAD_MAX
@@ -137,7 +137,9 @@ class Sender(threading.Thread):
             self._read(work, work.ranges, plain)
         else:
             plain[:size] = work.frozen
+        crash.here("sender.read")
         encoded = self.encoder.encode(work.disk.number, work.ranges, plain)
+        crash.here("sender.encoded")
         self._send(work, size, plain[: encoded.size], sealed, 0)
 
     def _read(self, work: Work, ranges: Sequence[tuple[int, int]], into: memoryview) -> None:
@@ -159,6 +161,7 @@ class Sender(threading.Thread):
                 self._read(work, [(start, part)], plain)
                 for at in range(0, part, block):
                     digests += digest(plain[at : min(at + block, part)], seed)
+        crash.here("sender.hashed")
         work.disk.compared_bytes += work.size if work.stage == "coarse" else 0
         ranges = tuple(Segment(offset, length) for offset, length in work.ranges)
         meta = encode_meta(Digests(work.disk.number, block, ranges))
@@ -170,13 +173,16 @@ class Sender(threading.Thread):
         self, work: Work, size: int, plaintext: memoryview, into: memoryview, blocks: int
     ) -> None:
         frame = self._sealer.seal(plaintext, into)
+        crash.here("sender.sealed")
         self._wait(self._pacer.spend(frame.size, time.monotonic()))
         # Known before it is sent: its answer must find it.
         with self._window_lock:
             self._window.sent(frame.sequence, 0, work.batch, blocks)
         self._inflight.add(self.index, frame.sequence, work.batch, size, size, time.monotonic())
+        crash.here("sender.in_flight")
         self._fenced = False
         self._put(into[: frame.size])
+        crash.here("sender.put")
 
     def _fence(self, plain: memoryview, sealed: memoryview) -> None:
         """Nothing to send now: have what was sent made durable without waiting for a group."""
@@ -186,6 +192,7 @@ class Sender(threading.Thread):
         with self._window_lock:
             self._window.sent(frame.sequence)
         self._put(sealed[: frame.size])
+        crash.here("sender.fenced")
         self._fenced = True
 
     def _put(self, frame: memoryview) -> None:

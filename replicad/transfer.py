@@ -17,7 +17,7 @@ from typing import Self
 
 from protocol.errors import CONNECTION_LOST, INTERNAL, PROTOCOL, Fault
 from protocol.link import data as link
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.frames import Ack, Diff, Pong
 from protocol.wire.limits import HANDSHAKE_TIMEOUT
@@ -110,6 +110,7 @@ class Transfer:
         )
         self._senders[index] = sender
         sender.start()
+        crash.here("transfer.connected")
 
     async def __aexit__(self, *_: object) -> None:
         self._ended = True
@@ -226,7 +227,9 @@ class Transfer:
             batch = sender.differs(frame)
             if batch is not None:
                 self._feed.find(batch).bits = payload
+                crash.here("transfer.diff_heard")
         elif isinstance(frame, Ack):
+            crash.here("transfer.ack_heard")
             for batch in sender.acknowledge(frame):
                 self._answered(self._feed.find(batch))
         elif not isinstance(frame, Pong):
@@ -236,6 +239,7 @@ class Transfer:
         disk = work.disk
         if work.stage == "data":
             disk.live_map.acked(work.batch)
+            crash.here("transfer.acked")
             size = work.size
             disk.pass_done += size
             self.acked_bytes += size
@@ -245,6 +249,7 @@ class Transfer:
             found = differing(work.ranges, work.bits, block)
             if found and work.stage == "coarse":
                 self._feed.push(Work(disk, work.batch, "fine", found))
+                crash.here("transfer.finer")
                 return
             self._compared(work, found)
         self._feed.answered(work)

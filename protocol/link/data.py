@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 
 from protocol.errors import CONNECTION_LOST, PROTOCOL, UNREACHABLE, Fault
+from protocol.local import crash
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.data import DataHello, FrameReader
 from protocol.wire.frames import Ready, decode_meta
@@ -56,6 +57,7 @@ async def dial(host: str, port: int, keys: SessionKeys, index: int) -> socket.so
                 await loop.sock_connect(sock, where)
                 tune(sock)
                 await loop.sock_sendall(sock, DataHello(keys.session, index).encode(keys))
+                crash.here("link.hello_said")
             except BaseException:
                 sock.close()
                 raise
@@ -77,6 +79,7 @@ def send_all(sock: socket.socket, view: memoryview, stopped: Callable[[], bool])
     while at < len(view):
         try:
             at += sock.send(view[at:])
+            crash.here("link.part_sent")
         except BlockingIOError:
             if poll is None:
                 poll = select.poll()

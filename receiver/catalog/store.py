@@ -17,6 +17,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from protocol.errors import CATALOG_UNUSABLE
+from protocol.local import crash
 from receiver.catalog import schema
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ class Store:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            crash.here("catalog.uncommitted")
             self._connection.execute("COMMIT")
+            crash.here("catalog.committed")
         except BaseException:
             # Also when the commit itself fails (disk full): a transaction that is left open
             # would swallow all later ones. SQLite may have rolled back by itself already.

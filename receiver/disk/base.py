@@ -23,6 +23,7 @@ import threading
 from typing import TYPE_CHECKING, Self
 
 from protocol.errors import RECEIVER_FULL, TARGET_IO, LocalFault
+from protocol.local import crash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -119,6 +120,7 @@ class IntermediateDisk(abc.ABC):
         with self._syncing, self._call(0, 0):
             try:
                 os.fdatasync(self._descriptor)
+                crash.here("disk.synced")
             except OSError as error:
                 self._poison = self._fault(error)
                 self._distrust()

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from protocol.local import crash
 from replicad.dirtymap.age import Age
 from replicad.dirtymap.bitmap import (
     PAGE_WORDS,
@@ -111,6 +112,7 @@ class DirtyMap:
             place = slice(page * PAGE_WORDS, (page + 1) * PAGE_WORDS)
             flying = self._flying.read(place) & ~self._suspect.read(place)
             self._dirty.set(place, flying)
+        crash.here("map.recovering")
         self._flying.zero()
         if self._dirty.count:
             self._age.marked(now)
@@ -265,8 +267,10 @@ class DirtyMap:
                 return ()
             place, mask = found.below(batches[-1].end)
             self._flying.set(place, mask)
+            crash.here("map.flying")
             if kind == "data":
                 self._dirty.clear(place, mask)
+            crash.here("map.taken")
             self._outstanding.update(batches)
             return batches
 
@@ -310,6 +314,7 @@ class DirtyMap:
                 place, mask = segments_mask(differing)
                 self._age.marked(now)
                 self._dirty.set(place, mask)
+                crash.here("map.differs")
             self._release(batch)
 
     def lost(self, batch: Batch) -> None:
@@ -318,12 +323,14 @@ class DirtyMap:
             self._end(batch, batch.kind)
             if batch.kind == "data":
                 self._dirty.set(batch.place, batch.mask)
+            crash.here("map.lost")
             self._flying.clear(batch.place, batch.mask)
 
     def _release(self, batch: Batch) -> None:
         """The receiver holds the batch. F goes first: a kill in between leaves S, which costs a
         comparison; the other way round it would leave F alone, which costs sending it all."""
         self._flying.clear(batch.place, batch.mask)
+        crash.here("map.landed")
         self._suspect.clear(batch.place, batch.mask)
         if not self._dirty.count and not self._flying.count:
             self._age.emptied()

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from protocol.errors import RUNTIME_FULL
+from protocol.local import crash
 from replicad.dirtymap.bitmap import PAGE_BYTES, Bitmap, page_count
 from replicad.dirtymap.header import (
     HEADER_BYTES,
@@ -75,6 +76,7 @@ class MapFile:
             _require_room(fd, path, file_size(header))
             os.ftruncate(fd, file_size(header))
             os.pwrite(fd, encode_slot(header, 1), slot_offset(1))
+            crash.here("map.unnamed")
             fresh.replace(path)
         except BaseException:
             os.close(fd)
@@ -119,7 +121,11 @@ class MapFile:
             raise ValueError("size and granule decide the layout: make a new map")
         slot = encode_slot(header, self._sequence + 1)
         at = slot_offset(self._sequence + 1)
-        self._map[at : at + len(slot)] = slot
+        # The end first: until its beginning is there as well, the slot does not check.
+        half = len(slot) // 2
+        self._map[at + half : at + len(slot)] = slot[half:]
+        crash.here("map.header_torn")
+        self._map[at : at + half] = slot[:half]
         self.header, self._sequence = header, self._sequence + 1
         return header
 

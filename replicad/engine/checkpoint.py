@@ -23,7 +23,7 @@ from protocol.errors import (
     FREEZE_TOO_LONG,
     Fault,
 )
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.jobs import CheckpointOrder, Consistency
 from replicad import forecast
 from replicad.engine.disks import DiskSet
@@ -116,6 +116,7 @@ class Checkpointer:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _attempt(self) -> Taken:
+        crash.here("checkpoint.converged")
         mounts = await self._run(mounts_to_freeze, [disk.path for disk in self._disks.disks])
         freezer = Freezer(mounts, self._budget, record=self._record)
         with_filesystem = _covered(self._disks, mounts)
@@ -126,6 +127,7 @@ class Checkpointer:
             taken = await self._hold(frozen)
             if frozen.works:
                 await self._transfer.send(frozen.take)
+            crash.here("checkpoint.sent")
         except BaseException:
             # What no sender has begun is dirty again; what one has, belongs to the transfer.
             frozen.give_up()
@@ -187,14 +189,18 @@ class Checkpointer:
     async def _hold(self, frozen: Frozen) -> Taken:
         """From the preparations to the thaw and what must be undone after it."""
         await self._run(frozen.reserve)
+        crash.here("checkpoint.reserved")
         hooked = False
         try:
             if frozen.mounted:
                 await self._run(lock_memory)
             await self._run(frozen.freezer.prepare)
+            crash.here("checkpoint.prepared")
             await self._settle(frozen)
             try:
+                crash.here("checkpoint.settled")
                 hooked = await self._hook("pre-freeze", HOOK_SECONDS)
+                crash.here("checkpoint.hooked")
                 if hooked:
                     # A database's hook writes; better now than frozen.
                     await self._run(frozen.freezer.flush)
@@ -203,6 +209,7 @@ class Checkpointer:
                 exact = await self._inside(frozen)
             finally:
                 await self._hook("post-thaw", HOOK_SECONDS)
+            crash.here("checkpoint.post_thaw")
             await self._run(frozen.judge_moved)
         finally:
             await self._run(_let_go, frozen.freezer)
@@ -230,6 +237,7 @@ class Checkpointer:
             if frozen.mounted:
                 with exact.step("freeze"):
                     await self._run(frozen.freezer.freeze)
+            crash.here("checkpoint.frozen")
             hooks = asyncio.create_task(self._hook("frozen", max(0.1, self._budget)))
             if self._disks.tracked:
                 await read_frozen(frozen, exact)
@@ -239,6 +247,7 @@ class Checkpointer:
                 await hooks
             with exact.step("still"):
                 await self._run(frozen.still)
+            crash.here("checkpoint.still")
         except BaseException:
             try:
                 if frozen.mounted:
@@ -250,6 +259,7 @@ class Checkpointer:
         if frozen.mounted:
             with exact.step("thaw"):
                 exact.frozen_seconds = await self._run(frozen.freezer.thaw)
+        crash.here("checkpoint.thawed")
         return exact
 
 

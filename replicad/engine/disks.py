@@ -14,6 +14,7 @@ from protocol.errors import (
     SOURCE_DISK_FORBIDDEN,
     TRACKER_UNAVAILABLE,
 )
+from protocol.local import crash
 from protocol.wire.jobs import DiskInfo
 from protocol.wire.messages import SessionOpened
 from replicad.freeze.mounts import mounts_to_freeze
@@ -67,6 +68,7 @@ class DiskSet:
             for disk in opened:
                 disk.close()
             raise
+        crash.here("disks.opened")
         self.disks = tuple(opened)
 
     def _refuse_own_runtime(self, infos: Sequence[DiskInfo]) -> None:
@@ -137,6 +139,7 @@ class DiskSet:
             lambda tracked, first, words: disks[tracked.path].merge(first, words),
         )
         self.misses = sum(drain.misses for drain in drains.values())
+        crash.here("drain.merged")
         for path, drain in drains.items():
             disks[path].drained(drain, tracker)
 
@@ -183,6 +186,8 @@ class DiskSet:
             disk.close()
             if forget and tracked is not None and isinstance(self._tracker, EbpfTracker):
                 self._tracker.untrack(tracked)
+                crash.here("disks.untracked")
+        crash.here("disks.closed")
         if forget:
             for path in self._directory.glob(f"{self.job}-*.map"):
                 path.unlink(missing_ok=True)

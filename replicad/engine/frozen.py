@@ -21,6 +21,7 @@ from pathlib import Path
 
 from protocol.errors import CHECKPOINT_SUPERSEDED, DISK_BUSY_UNMOUNTED, FREEZE_TOO_LONG
 from protocol.link.buffers import Buffer, CannotLockError
+from protocol.local import crash
 from protocol.wire.jobs import Consistency
 from replicad import forecast
 from replicad.engine.disks import DiskSet
@@ -190,6 +191,7 @@ class Frozen:
         for work in works:
             assert work.frozen is not None
             work.disk.reader.read(work.ranges, work.frozen)
+            crash.here("checkpoint.half_read")
 
     def still(self) -> None:
         """Still frozen: check that nothing was written since the drain.

@@ -7,6 +7,7 @@ from __future__ import annotations
 from concurrent.futures import wait
 
 from protocol.errors import CHECKPOINT_SUPERSEDED, FREEZE_TOO_LONG
+from protocol.local import crash
 from replicad import forecast
 from replicad.engine.frozen import READERS, Exact, Frozen
 from replicad.engine.passes import run_pass
@@ -21,6 +22,7 @@ async def read_frozen(frozen: Frozen, exact: Exact) -> None:
     """Drain, plan, read: with a tracker."""
     with exact.step("drain"):
         await to_end(frozen.workers, frozen.disks.drain_now)
+    crash.here("checkpoint.drained")
     if frozen.disks.suspect:
         raise CHECKPOINT_SUPERSEDED.fault(detail="writes may have gone unnoticed")
     if frozen.fits_memory():
@@ -35,6 +37,7 @@ async def read_frozen(frozen: Frozen, exact: Exact) -> None:
 def _read_all(frozen: Frozen) -> None:
     """Read everything that is dirty into memory, by several threads; all have ended then."""
     works = frozen.plan()
+    crash.here("checkpoint.planned")
     if len(works) < READERS:
         frozen.read(works)
         return

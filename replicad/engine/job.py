@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from protocol.errors import CONNECTION_LOST, INTERNAL, Fault, LocalFault
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.jobs import JobOrder, JobReport
 from protocol.wire.messages import CloseSession, OpenSession, SessionOpened
 from replicad.engine.disks import DiskSet
@@ -85,6 +85,7 @@ class JobEngine:
 
     def obey(self, order: JobOrder) -> None:
         """A newer order, or the same again after a reconnection."""
+        crash.here("order.received")
         self.pacer.set_rate(order.bandwidth)
         if self._transfer is not None:
             self._transfer.set_compress(order.compress)
@@ -206,6 +207,7 @@ class JobEngine:
             ),
             SessionOpened,
         )
+        crash.here("session.answered")
         begun = time.monotonic()
         try:
             # The receiver has fenced every older writer: what was in flight is lost for good.
@@ -213,6 +215,7 @@ class JobEngine:
                 past.release()
             self._limbo.clear()
             await disks.attach(opened)
+            crash.here("session.attached")
             self.standing.epoch = opened.epoch
             async with Transfer(
                 self._links.host, opened, disks.disks, self.pacer, self.order.compress
@@ -221,6 +224,7 @@ class JobEngine:
                 self.standing.speed.restart()
                 self.standing.sentence = ""
                 _log.info("session.opened", job=order.job, session=opened.session)
+                crash.here("session.running")
                 session = Session(
                     order.job,
                     self.orders,
@@ -237,6 +241,7 @@ class JobEngine:
                 self.standing.add(past_one)
                 self._limbo.append(past_one)
                 self._transfer = None
+            crash.here("session.left")
             with contextlib.suppress(Fault, OSError):
                 link.send(CloseSession(session=opened.session))
             carried = past_one is not None and past_one.acked_bytes > 0

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from protocol.local import log
+from protocol.local import crash, log
 from replicad.tracker import EbpfTracker, NoTracker
 
 _log = log.get("job")
@@ -27,6 +27,7 @@ def remove_leftovers(
     for path in [*directory.glob("*.map"), *directory.glob("*.map.new")]:
         if not job or not path.name.startswith(f"{job}-"):
             path.unlink(missing_ok=True)
+            crash.here("leftover.removed")
             _log.info("leftover.removed", map=path.name)
     if not isinstance(tracker, EbpfTracker):
         return

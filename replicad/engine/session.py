@@ -28,7 +28,7 @@ from protocol.errors import (
     LocalFault,
 )
 from protocol.link.control import ControlLink
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.jobs import CheckpointOrder
 from protocol.wire.messages import CheckpointFailed, Commit, Committed
 from replicad.engine.checkpoint import Checkpointer, Taken
@@ -185,6 +185,7 @@ class Session:
                 raise
             _log.warning("checkpoint.failed", code=fault.code, because=fault.sentence)
             self._standing.errors[fault.code] += 1
+            crash.here("checkpoint.failed")
             self._standing.answered = wanted.request
             self._standing.refusal = CheckpointFailed(
                 job=self._job, request=wanted.request, error=info(fault)
@@ -202,6 +203,7 @@ class Session:
 
     async def _commit(self, wanted: CheckpointOrder, taken: Taken) -> None:
         """Have the receiver record it. Until it has, nothing more is sent."""
+        crash.here("commit.asked")
         committed = await self._link.request(
             Commit(
                 id=self._link.new_id(),
@@ -218,12 +220,14 @@ class Session:
             Committed,
             COMMIT_SECONDS,
         )
+        crash.here("commit.heard")
         standing = self._standing
         standing.answered = wanted.request
         standing.refusal = None
         standing.epoch = committed.epoch
         standing.frozen.append(taken.frozen_seconds)
         self._disks.set_epoch(committed.epoch)
+        crash.here("commit.noted")
         _log.info(
             "checkpoint.committed",
             epoch=committed.epoch,

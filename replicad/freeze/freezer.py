@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from protocol.errors import FREEZE_FAILED, FREEZE_OVERRUN, LocalFault
+from protocol.local import crash
 from replicad.freeze import watchdog
 from replicad.freeze.blockgraph import mount_id
 from replicad.freeze.guardian import PATIENCE_SECONDS, RESCUE_SECONDS, Guardian
@@ -119,6 +120,7 @@ class Freezer:
         if self._record is not None:
             paths = [(mount.device, [path for path, _ in mount.ways]) for mount in self.mounts]
             write_record(self._record, paths)
+            crash.here("freeze.recorded")
         self._first = self._clock()
         guardian.expect(self._first + self.budget + GRACE_SECONDS)
         guardian.send(f"freeze {self.budget:.6f}")

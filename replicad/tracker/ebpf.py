@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.local import crash
 from replicad.tracker import disk as block
 from replicad.tracker import load, pins
 from replicad.tracker.disk import SECTOR
@@ -173,8 +174,10 @@ class EbpfTracker:
             table.quiescence.barrier()  # the cleared words before the flip
             for _, identity in places:
                 table.slots[identity].active ^= 1
+            crash.here("drain.flipped")
             table.quiescence.wait()
             self._settled = True
+            crash.here("drain.quiet")
             misses = self._misses()
             counted = {disk.path: DiskDrain(self._misses_of(i, misses)) for disk, i in places}
             for disk, identity in places:

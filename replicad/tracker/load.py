@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from protocol.local import crash
 from replicad.tracker import build, pins
 from replicad.tracker.errors import TrackerUnavailable
 from replicad.tracker.layout import LAYOUT, PATH_MAX, VALUE_SIZES, Meta
@@ -141,6 +142,7 @@ def load(library: Libbpf, directory: Path, runtime_dir: Path, held: int) -> Atta
         attached.others.append(link)
         library.pin(loaded.programs[name], directory / f"prog_{name}")
         library.pin(link, directory / f"link_{name}")
+        crash.here("tracker.half_pinned")
     _write_meta(library, attached, runtime_dir)
     library.pin(maps["meta"], directory / "meta")
     return attached

@@ -15,6 +15,7 @@ import os
 import time
 from pathlib import Path
 
+from protocol.local import crash
 from replicad.tracker.errors import TrackerUnavailable
 from replicad.tracker.layout import Meta
 from replicad.tracker.libbpf import Libbpf, LibbpfError
@@ -97,6 +98,7 @@ def remove(directory: Path) -> None:
     open.
     """
     (directory / "meta").unlink(missing_ok=True)
+    crash.here("tracker.half_removed")
     for pin in directory.iterdir():
         pin.unlink()
     directory.rmdir()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from protocol.local import crash
 from replicad.tracker import bitmap
 from replicad.tracker.disk import SECTOR, BlockDevice
 from replicad.tracker.errors import CannotTrack
@@ -100,6 +101,7 @@ class SlotTable:
         slot.generation = generation
         if device.bio_based:
             self.state.stacked += 1
+        crash.here("slot.described")
         self.quiescence.barrier()
         ref = reference(generation, device.bio_based, identity)
         self._library.update(
@@ -153,6 +155,7 @@ class SlotTable:
         stacked = bool(slot.flags & FLAG_STACKED)
         ref = ctypes.c_uint64(reference(slot.generation, stacked, identity))
         slot.generation = 0
+        crash.here("slot.unpublished")
         self.quiescence.wait()
         if stacked:
             self._forget_writes(ref.value)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.local import crash
 from replicad.tracker import bitmap
 
 Words = NDArray[np.uint64]
@@ -72,6 +73,7 @@ class KernelBitmap:
                 part.any()
             ):  # after a kill while clearing, the summary may promise more than there is
                 sink(first, part)
+        crash.here("drain.handed_over")
         self._clear(pages, parts, upper_marked)
 
     def _full(self) -> NDArray[np.bool_]:
