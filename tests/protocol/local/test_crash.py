@@ -92,7 +92,7 @@ def test_a_file_can_choose_while_it_runs(tmp_path: Path) -> None:
 def test_unarmed_it_is_a_function_without_a_body() -> None:
     assert VARIABLE not in os.environ
     assert crash.here.__name__ == "_nothing"
-    assert not crash.here.__code__.co_names  # type: ignore[attr-defined]
+    assert not crash.here.__code__.co_names
 
 
 def test_armed_the_process_dies_there_of_sigkill() -> None:
