@@ -22,6 +22,7 @@ from protocol.wire.jobs import DiskInfo
 from protocol.wire.messages import OpenDisk, OpenedDisk, OpenSession
 from receiver.catalog import Catalog, DiskRow, JobRow
 from receiver.disk import BlockDisk, IntermediateDisk, RawDisk
+from receiver.growth import follow
 from receiver.jobs.states import wanted
 
 
@@ -56,6 +57,8 @@ def open_disks(
     job = job_to_run(catalog, source, message.job)
     rows = catalog.disks.of_job(job.id)
     _check_disks(source, rows, message.disks)
+    now = {disk.path: disk.size for disk in message.disks}
+    rows = [follow(catalog, storage, row, now[row.source_path]) for row in rows]
     disks, opened = _open_all(catalog, storage, job, rows, here)
     return job, disks, opened
 
@@ -67,10 +70,12 @@ def _check_disks(source: str, rows: list[DiskRow], offered: tuple[OpenDisk, ...]
         disk = by_path.get(row.source_path)
         if disk is None or len(by_path) != len(rows):
             raise UNKNOWN_DISK.fault(source=source, path=row.source_path)
-        if disk.size != row.size:
-            raise SOURCE_DISK_RESIZED.fault(path=disk.path, before=row.size, after=disk.size)
+        least = max(row.size, row.growing or 0)
+        if disk.size < least:
+            raise SOURCE_DISK_RESIZED.fault(path=disk.path, before=least, after=disk.size)
         info = DiskInfo(path=disk.path, size=disk.size, kind="disk", identity=disk.identity)
-        if detail := compare_identity(row.identity, row.size, info):
+        # It may have grown: that does not make it another disk, its marks tell.
+        if detail := compare_identity(row.identity, disk.size, info):
             raise SOURCE_DISK_CHANGED.fault(path=disk.path, detail=detail)
 
 

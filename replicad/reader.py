@@ -22,7 +22,12 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from protocol.errors import SOURCE_DISK_MISSING, SOURCE_DISK_READ, SOURCE_DISK_RESIZED
+from protocol.errors import (
+    SOURCE_DISK_GREW,
+    SOURCE_DISK_MISSING,
+    SOURCE_DISK_READ,
+    SOURCE_DISK_RESIZED,
+)
 from protocol.link.buffers import Buffer
 
 BLKGETSIZE64 = 0x80081272
@@ -135,11 +140,13 @@ class DiskReader:
         os.close(self._fd)
 
     def check_size(self) -> None:
-        """Raises LocalFault ``source_disk_resized`` or ``source_disk_missing``."""
+        """Raises LocalFault ``source_disk_grew``, ``..._resized`` (shrunk) or ``..._missing``."""
         size = self._size()
         if size == 0 and self.kind == "disk":
             raise self._missing("it has no medium any more")
-        if size != self.size:
+        if size > self.size:
+            raise SOURCE_DISK_GREW.fault(path=self.path, before=self.size, after=size)
+        if size < self.size:
             raise SOURCE_DISK_RESIZED.fault(path=self.path, before=self.size, after=size)
 
     # --- reading ------------------------------------------------------------------------------

@@ -148,6 +148,9 @@ from protocol.errors.source import (
     SOURCE_DISK_FORBIDDEN as SOURCE_DISK_FORBIDDEN,
 )
 from protocol.errors.source import (
+    SOURCE_DISK_GREW as SOURCE_DISK_GREW,
+)
+from protocol.errors.source import (
     SOURCE_DISK_MISSING as SOURCE_DISK_MISSING,
 )
 from protocol.errors.source import (

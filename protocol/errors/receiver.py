@@ -43,7 +43,7 @@ TARGET_TOO_SMALL = Kind(
     "RPL-4101",
     "target_too_small",
     "target {path} has {size} bytes, but the disk has {needed}",
-    "Use a larger device, or 'raw' for a file.",
+    "Enlarge it and 'receiver job retry', or use a larger device, or 'raw' for a file.",
     Exit.REFUSED,
 )
 TARGET_MOUNTED = Kind(

@@ -13,7 +13,7 @@ SOURCE_DISK_MISSING = Kind(
 SOURCE_DISK_RESIZED = Kind(
     "RPL-5002",
     "source_disk_resized",
-    "disk {path} changed its size from {before} to {after} bytes",
+    "disk {path} shrank from {before} to {after} bytes",
     "Restore the size, or cancel the job and create a new one.",
     Exit.REFUSED,
 )
@@ -49,6 +49,12 @@ RUNTIME_FULL = Kind(
     "runtime_full",
     "{path} needs up to {needed} bytes, but its filesystem has {free} free",
     "Make room there, or set [runtime] directory to a larger place in memory.",
+)
+SOURCE_DISK_GREW = Kind(
+    "RPL-5008",
+    "source_disk_grew",
+    "disk {path} grew from {before} to {after} bytes",
+    "Nothing to do: the new part is taken in, and the next pass compares.",
 )
 TRACKER_UNAVAILABLE = Kind(
     "RPL-5101",

@@ -127,6 +127,13 @@ _RECEIVER: Final = (
     Point("session.retired", "receiver", "an old session without connections"),
     Point("session.closed", "receiver", "figures of an old session"),
     Point("session.fenced", "receiver", "nothing"),
+    Point("disk.growing", "receiver", "a larger disk: the next opening extends it", "compare"),
+    Point(
+        "disk.extended", "receiver", "that a disk is larger: the catalog says it may be", "compare"
+    ),
+    Point(
+        "disk.grown", "receiver", "nothing: the disk is larger, the source does not know", "compare"
+    ),
     Point("disk.opened", "receiver", "only descriptors and locks"),
     Point("disk.distrusted", "receiver", "a generation that was to be replaced", "compare"),
     Point(

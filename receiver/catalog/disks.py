@@ -62,6 +62,19 @@ class Disks:
         """It no longer holds only zeros. Call before the first byte is accepted."""
         self._store.change("UPDATE disks SET fresh = 0 WHERE job = ? AND number = ?", (job, number))
 
+    def growing(self, job: str, number: int, size: int) -> None:
+        """It is to have ``size`` bytes; until :meth:`grown` it may have these or as many as now."""
+        self._store.change(
+            "UPDATE disks SET growing = ? WHERE job = ? AND number = ?", (size, job, number)
+        )
+
+    def grown(self, job: str, number: int, size: int, target: TargetIdentity) -> None:
+        """It has ``size`` bytes now."""
+        self._store.change(
+            "UPDATE disks SET size = ?, target = ?, growing = NULL WHERE job = ? AND number = ?",
+            (size, rows.text(target), job, number),
+        )
+
     def renew(self, job: str, number: int, target: TargetIdentity, *, fresh: bool) -> str:
         """Its content cannot be vouched for, or it was made anew: mint another generation."""
         generation = new_generation()

@@ -94,7 +94,8 @@ class TargetIdentity(Row, frozen=True, kw_only=True):
 
 
 class DiskRow(Row, frozen=True, kw_only=True):
-    """A disk of a job and where its copy is. ``fresh``: known to hold only zeros."""
+    """A disk of a job and where its copy is. ``fresh``: known to hold only zeros. ``growing``:
+    bytes that it is being extended to; see :mod:`receiver.growth`."""
 
     job: str
     number: int
@@ -106,6 +107,7 @@ class DiskRow(Row, frozen=True, kw_only=True):
     target: TargetIdentity
     generation: str
     fresh: bool
+    growing: int | None = None
 
 
 class CheckpointRow(Row, frozen=True, kw_only=True):
@@ -184,6 +186,7 @@ def disk(row: sqlite3.Row) -> DiskRow:
         target=msgspec.json.decode(row["target"], type=TargetIdentity),
         generation=row["generation"],
         fresh=bool(row["fresh"]),
+        growing=row["growing"],
     )
 
 

@@ -83,6 +83,10 @@ STEPS: tuple[str, ...] = (
     ) STRICT;
     CREATE UNIQUE INDEX one_checkpoint_a_request ON checkpoints (job, request) WHERE request <> '';
     """,
+    # an intermediate disk that is being extended, because the source's disk has grown
+    """
+    ALTER TABLE disks ADD COLUMN growing INTEGER;
+    """,
 )
 
 VERSION = len(STEPS)

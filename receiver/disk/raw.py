@@ -147,6 +147,45 @@ class RawDisk(IntermediateDisk):
             os.close(descriptor)
             raise
 
+    @classmethod
+    def extend(
+        cls,
+        storage: Path,
+        job: str,
+        name: str,
+        *,
+        size: int,
+        to: int,
+        generation: str,
+        identity: TargetIdentity,
+    ) -> TargetIdentity:
+        """Make a file that this job made larger, durably; what is added are zeros.
+
+        Args:
+            size: bytes that it had, and has unless this was begun before.
+            to: bytes that it will have.
+
+        Returns:
+            What the catalog recognises it by from now on.
+
+        Raises:
+            LocalFault: as :meth:`open`; TARGET_IO, RECEIVER_FULL.
+        """
+        path = storage / files.DIRECTORY / job / name
+        extended = TargetIdentity(size=to, inode=identity.inode)
+        with contextlib.suppress(FileNotFoundError):  # opening it says so, in its own words
+            if path.stat().st_size == to:
+                size, identity = to, extended
+        with (
+            cls.open(
+                storage, job, name, size=size, generation=generation, identity=identity
+            ) as disk,
+            disk._call(0, 0),
+        ):
+            os.ftruncate(disk._descriptor, to)
+            os.fsync(disk._descriptor)
+        return extended
+
     def write(self, offset: int, content: memoryview | Sequence[memoryview]) -> None:
         """As every disk does; RECEIVER_FULL comes while the catalog still has room."""
         with self._call(offset, 0):

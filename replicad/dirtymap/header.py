@@ -74,7 +74,8 @@ def distrust(found: Header, present: Header) -> str | None:
     checks = (
         (found.job == present.job, f"it belongs to job {found.job}"),
         (found.disk == present.disk, f"it belongs to disk {found.disk}"),
-        (found.size == present.size, f"the disk had {found.size} bytes"),
+        (found.size >= present.size, f"the disk grew from {found.size} to {present.size} bytes"),
+        (found.size <= present.size, f"the disk had {found.size} bytes"),
         (found.granule == present.granule, f"its granule is {found.granule} bytes"),
         (found.boot == present.boot, "the machine has booted since"),
         (found.generation == present.generation, "the intermediate disk is another one"),

@@ -82,9 +82,10 @@ class DiskSet:
 
     async def check(self) -> None:
         """Raises LocalFault when a disk vanished, changed its size, or is another one now."""
-        await self._loop.run_in_executor(self._worker, self._check)
+        await self._loop.run_in_executor(self._worker, self.check_now)
 
-    def _check(self) -> None:
+    def check_now(self) -> None:
+        """The same, in the calling thread."""
         for disk in self.disks:
             disk.check()
 

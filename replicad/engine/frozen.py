@@ -203,6 +203,7 @@ class Frozen:
             LocalFault: DISK_BUSY_UNMOUNTED; CHECKPOINT_SUPERSEDED when events were missed.
         """
         self.disks.drain_now()
+        self.disks.check_now()
         if self.disks.tracked and self.disks.suspect:
             raise CHECKPOINT_SUPERSEDED.fault(detail="writes may have gone unnoticed meanwhile")
         self._moved = [

@@ -15,7 +15,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
 
-from protocol.errors import CONNECTION_LOST, INTERNAL, Fault, LocalFault
+from protocol.errors import CONNECTION_LOST, INTERNAL, SOURCE_DISK_GREW, Fault, LocalFault
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink
 from protocol.local import crash, log
@@ -109,6 +109,9 @@ class JobEngine:
                     await self._obey(order)
                     self._backoff.reset()
                 except Fault as fault:
+                    if fault.code == SOURCE_DISK_GREW.code:
+                        await self._grow(fault)
+                        continue
                     self.standing.errors[fault.code] += 1
                     if fault.code in TRANSIENT:
                         await self._try_again(fault)
@@ -128,6 +131,15 @@ class JobEngine:
             self.standing.sentence = f"{fault.sentence}; trying again"
             self.standing.reconnects += 1
             _log.warning("session.lost", code=fault.code, because=fault.sentence)
+            await self.orders.newer(self._obeyed, self._backoff.next())
+
+    async def _grow(self, fault: Fault) -> None:
+        """A disk has grown: the next session begins with disks that are opened anew, and asks
+        the receiver for the new size. One that grows all the time does not make us spin."""
+        _log.info("disk.grew", because=fault.sentence)
+        self._reopen = True
+        if self.orders.wants(self._obeyed.job):
+            self.standing.sentence = f"{fault.sentence}; taking it in"
             await self.orders.newer(self._obeyed, self._backoff.next())
 
     def _fail(self, fault: Fault) -> None:

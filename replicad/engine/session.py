@@ -21,6 +21,7 @@ from protocol.errors import (
     PROTOCOL,
     SESSION_FENCED,
     SILENT,
+    SOURCE_DISK_GREW,
     TAMPERED,
     TOO_MANY,
     UNKNOWN_JOB,
@@ -67,6 +68,8 @@ TRANSIENT = frozenset(
         PROTOCOL,
         SESSION_FENCED,
         SILENT,
+        # The next session takes the new part in.
+        SOURCE_DISK_GREW,
         TAMPERED,
         TOO_MANY,
         UNREACHABLE,
@@ -126,6 +129,8 @@ class Session:
         while True:
             self._standing.state = "syncing"
             await disks.drain()
+            if not disks.tracked:
+                await disks.check()  # a tracker notices by itself that a disk has grown
             order = self._orders.now
             wanted = order.checkpoint
             if wanted is not None and wanted.request == self._standing.answered:

@@ -64,7 +64,7 @@ def test_a_fault_is_a_line_and_a_remedy_on_standard_error(
     assert captured.out == ""
     assert captured.err == (
         "RPL-4101: target /dev/sdb has 1 bytes, but the disk has 2\n"
-        "  → Use a larger device, or 'raw' for a file.\n"
+        "  → Enlarge it and 'receiver job retry', or use a larger device, or 'raw' for a file.\n"
     )
 
 
@@ -78,7 +78,7 @@ def test_a_fault_with_json_is_an_object_on_standard_output(
         "error": {
             "code": "RPL-4101",
             "message": "target /dev/sdb has 1 bytes, but the disk has 2",
-            "remedy": "Use a larger device, or 'raw' for a file.",
+            "remedy": "Enlarge it and 'receiver job retry', or use a larger device, or 'raw' for a file.",
             "exit": 3,
         }
     }

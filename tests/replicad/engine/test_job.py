@@ -204,15 +204,16 @@ def test_a_refused_checkpoint_is_said_again_when_nobody_may_have_heard() -> None
     play(case)
 
 
-def test_a_disk_that_changed_its_size_waits_for_a_person_and_goes_on_after_retry() -> None:
+def test_a_disk_that_shrank_waits_for_a_person_and_goes_on_after_retry() -> None:
     async def case(world: World) -> None:
         world.order("run")
         await world.synced()
-        os.truncate(world.disk, (GRANULES + 8) * GRANULE)
+        os.truncate(world.disk, (GRANULES - 1) * GRANULE)
         world.write(1)
         await world.state("error")
         assert world.report.error.code == "RPL-5002"
         os.truncate(world.disk, GRANULES * GRANULE)
+        world.write(GRANULES - 1)
         world.order("run")  # retry
         await world.until(lambda: world.equal)
         assert world.report.error is None
