@@ -13,6 +13,8 @@ import pytest
 from protocol.admin import command
 from protocol.errors import TARGET_TOO_SMALL
 
+REMEDY = "Enlarge it and 'receiver job retry', or use a larger device, or 'raw' for a file."
+
 
 @click.group()
 def program() -> None:
@@ -78,7 +80,7 @@ def test_a_fault_with_json_is_an_object_on_standard_output(
         "error": {
             "code": "RPL-4101",
             "message": "target /dev/sdb has 1 bytes, but the disk has 2",
-            "remedy": "Enlarge it and 'receiver job retry', or use a larger device, or 'raw' for a file.",
+            "remedy": REMEDY,
             "exit": 3,
         }
     }
