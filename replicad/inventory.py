@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from protocol.errors import SOURCE_DISK_MISSING, LocalFault
+from protocol.errors import SOURCE_DISK_MISSING, LocalFault, sayable
 from protocol.wire.jobs import DiskIdentity, DiskInfo, Mounted
 from replicad.freeze.blockgraph import BlockGraph, number, read_block_graph
 from replicad.freeze.mounts import Mount, mount_devices, read_mounts
@@ -157,7 +157,7 @@ def _mounted(
             # A loop device stands on a file of a filesystem here; that is content, not this disk.
             pending += [one for one in graph.over(device) if graph.nodes[one].file is None]
     return tuple(
-        Mounted(mount=mount.point, kind=mount.kind, device=mount.source)
+        Mounted(mount=sayable(mount.point), kind=mount.kind, device=sayable(mount.source))
         for mount in mounts
         if not mount.reach and mount_devices(mount, graph) & reached
     )
@@ -205,7 +205,8 @@ def parse_export(text: str) -> dict[str, str]:
 
 
 def _sysfs_size(name: str, sysfs: Path = Path("/sys/class/block")) -> int:
-    return int(_text(sysfs / name / "size") or 0) * SECTOR
+    text = _text(sysfs / name / "size")
+    return int(text) * SECTOR if re.fullmatch("[0-9]{1,19}", text) else 0
 
 
 def _text(path: Path) -> str:

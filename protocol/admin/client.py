@@ -9,7 +9,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from protocol.admin import access, rpc
-from protocol.errors import CONTROL_DENIED, CONTROL_REQUEST, DAEMON_NOT_RUNNING, TIMED_OUT, Fault
+from protocol.errors import (
+    CONTROL_DENIED,
+    CONTROL_REQUEST,
+    DAEMON_NOT_RUNNING,
+    TIMED_OUT,
+    USAGE,
+    Fault,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -100,11 +107,16 @@ class AdminClient:
         self, method: str, params: dict[str, Any]
     ) -> Generator[rpc.Update | rpc.Result, None, None]:
         self._last_id += 1
+        try:
+            line = rpc.request_line(method, params, self._last_id)
+        except UnicodeEncodeError as error:
+            # An argument of the command line that is no UTF-8 (PEP 383).
+            raise USAGE.fault(problem=f"{error.object!r} is not UTF-8 text") from error
         deadline = None if self.timeout is None else self._clock() + self.timeout
         done = False
         try:
             connection = self._connected()
-            self._send(connection, rpc.request_line(method, params, self._last_id), deadline)
+            self._send(connection, line, deadline)
             while not done:
                 outcome = rpc.parse_answer(self._line(connection, deadline), self._last_id)
                 done = isinstance(outcome, rpc.Result)

@@ -54,6 +54,9 @@ from protocol.errors.fault import (
 from protocol.errors.fault import (
     plain as plain,
 )
+from protocol.errors.fault import (
+    sayable as sayable,
+)
 from protocol.errors.identity import (
     ACTIVATION_EXPIRED as ACTIVATION_EXPIRED,
 )

@@ -18,6 +18,12 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text[:TEXT_MAX])
 
 
+def sayable(text: str) -> str:
+    """Text that can be encoded. Linux names are bytes; Python writes those that are no UTF-8 as
+    lone surrogates (PEP 383), which no message, log line or answer could carry."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class Exit(enum.IntEnum):
     """Exit codes of every command (fixed: scripts rely on them)."""
 
@@ -42,10 +48,11 @@ class Fault(Exception):
     def __init__(
         self, code: str, sentence: str, remedy: str, exit_code: Exit = Exit.FAILED
     ) -> None:
+        sentence = sayable(sentence)
         super().__init__(f"{code}: {sentence}")
         self.code = code
         self.sentence = sentence
-        self.remedy = remedy
+        self.remedy = sayable(remedy)
         self.exit_code = exit_code
 
     def as_dict(self) -> dict[str, str]:

@@ -113,6 +113,9 @@ def parse(content: bytes, shape: type[Shape]) -> tuple[Shape | None, list[Proble
         return None, [_syntax_problem(str(error), text)]
     except RecursionError:
         return None, [Problem(0, "", "is nested too deeply")]
+    except ValueError:
+        # Of Python's own int(): tomllib's faults are caught above.
+        return None, [Problem(_long_number(text), "", "has a number of thousands of digits")]
     lines = key_lines(text)
     problems: list[Problem] = []
     sections = get_type_hints(shape)
@@ -194,6 +197,12 @@ def _syntax_problem(message: str, text: str) -> Problem:
     if match[2] is None:
         return Problem(max(1, len(text.splitlines())), "", f"{match[1]} (at the end)")
     return Problem(int(match[2]), "", f"{match[1]} (column {match[3]})")
+
+
+def _long_number(text: str) -> int:
+    """The line of the first run of more digits than Python converts (4,300)."""
+    found = re.search(r"[0-9_]{4300}", text)
+    return text.count("\n", 0, found.start()) + 1 if found else 0
 
 
 def key_lines(text: str) -> dict[tuple[str, ...], int]:

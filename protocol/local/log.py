@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 import msgspec
 import structlog
 
-from protocol.errors import Fault
+from protocol.errors import Fault, plain, sayable
 from protocol.local.lines import FLUSH_SECONDS, LineWriter
 
 if TYPE_CHECKING:
@@ -85,7 +85,12 @@ def get(name: str) -> Log:
 def _warn_only() -> None:
     """Warnings on standard error: before a log is set up, after it is closed, in commands."""
     structlog.configure(
-        processors=[structlog.processors.add_log_level, _redact, _for_people(colors=False)],
+        processors=[
+            structlog.processors.add_log_level,
+            _redact,
+            _printable,
+            _for_people(colors=False),
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         # Looked up at each use: a test or a redirection may have replaced it since.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
@@ -114,8 +119,7 @@ def configure(
         _stamp,
         _redact,
     ]
-    if not pretty:
-        processors.append(structlog.processors.format_exc_info)
+    processors.append(_printable if pretty else structlog.processors.format_exc_info)
     structlog.configure(
         processors=[*processors, render],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -150,7 +154,21 @@ def _as_line(
 
 
 def _as_json(_logger: Any, _method: str, values: MutableMapping[str, Any]) -> str:
-    return msgspec.json.encode(values, enc_hook=_plain).decode()
+    try:
+        return msgspec.json.encode(values, enc_hook=_plain).decode()
+    except UnicodeEncodeError:  # the name of a file that is no UTF-8
+        return msgspec.json.encode(_sayable(dict(values)), enc_hook=_plain).decode()
+
+
+def _sayable(value: Any) -> Any:
+    """A value with every text in it as it can be encoded."""
+    if isinstance(value, str):
+        return sayable(value)
+    if isinstance(value, dict):
+        return {_sayable(key): _sayable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sayable(item) for item in value]
+    return value
 
 
 def _for_people(*, colors: bool) -> structlog.dev.ConsoleRenderer:
@@ -159,9 +177,19 @@ def _for_people(*, colors: bool) -> structlog.dev.ConsoleRenderer:
     )
 
 
+def _printable(
+    _logger: Any, _method: str, values: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """For a terminal: what a hook said or a file is called must not be carried out by it."""
+    for key, value in values.items():
+        if isinstance(value, str) and key != "exception":
+            values[key] = value if value.isprintable() else plain(value)
+    return values
+
+
 def _plain(value: object) -> object:
     """What the encoder does not know, as something that it does."""
-    return value.as_dict() if isinstance(value, Fault) else str(value)
+    return value.as_dict() if isinstance(value, Fault) else sayable(str(value))
 
 
 def _redact(

@@ -57,6 +57,10 @@ def cleaned(message: Checked) -> Checked:
     """The message with every text as it may be shown and logged (:func:`protocol.errors.plain`).
 
     Certificates and answers keep their line ends: they are parsed, never printed.
+
+    Raises:
+        PeerFault: PROTOCOL: a number that fits no 64 bits. JSON knows no bound, but a catalog, a
+            metric and a byte count do, and one source's number must not break what shows all.
     """
     if isinstance(message, (Answer, Authority, Enrol, Enrolled)):
         return message
@@ -67,6 +71,10 @@ def cleaned(message: Checked) -> Checked:
 def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
         return value if value.isprintable() and len(value) <= TEXT_MAX else plain(value)
+    if isinstance(value, int):
+        if not -_COUNTER_MAX <= value < _COUNTER_MAX:
+            raise PROTOCOL.peer(detail="a number is longer than 64 bits")
+        return value
     if isinstance(value, tuple):
         return tuple(map(_cleaned, value))
     if isinstance(value, msgspec.Struct):

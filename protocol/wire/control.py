@@ -209,10 +209,10 @@ class ControlConnection:
                 welcome = negotiate(message, self.greeting, self.authenticated)
                 self.phase = Phase.NEGOTIATING
                 self._put(welcome)
-                return self._greeted(welcome, message, now)
+                return self._greeted(welcome, cleaned(message), now)
             case Welcome():
                 check_welcome(message, self.greeting)
-                return self._greeted(message, message, now)
+                return self._greeted(message, cleaned(message), now)
             case Heartbeat():
                 self._peer_sent = message.sent
                 return None
@@ -242,7 +242,7 @@ class ControlConnection:
 
     def _note_request(self, message: ControlMessage) -> None:
         number: int = getattr(message, "id")  # noqa: B009 - every message that asks has it
-        if number <= 0 or number in self._asked:
+        if not 0 < number < 1 << 63 or number in self._asked:
             raise PROTOCOL.peer(detail=f"request id {number} is not free")
         if len(self._asked) >= ASKED_MAX:
             raise TOO_MANY.peer(what=f"{ASKED_MAX} requests without an answer")

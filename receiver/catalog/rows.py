@@ -6,7 +6,8 @@ column names, so a renamed column is one edit.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+import sqlite3
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -22,9 +23,9 @@ from protocol.wire.jobs import (
 from receiver.jobs.spec import JobSpec
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from receiver.jobs.states import Outcome
+
+Shape = TypeVar("Shape")
 
 DiskKind = Literal["raw", "device"]
 
@@ -124,6 +125,39 @@ class CheckpointRow(Row, frozen=True, kw_only=True):
     preserved: str
 
 
+class DamagedRowError(sqlite3.DatabaseError):
+    """A row that SQLite can read and we cannot: bytes of the file have changed. For whoever asks
+    it is the same as a database that is malformed."""
+
+
+def _read(row: sqlite3.Row, column: str, shape: type[Shape]) -> Shape:
+    """A structure that is stored as JSON text.
+
+    Raises:
+        DamagedRowError: naming the column.
+    """
+    try:
+        return msgspec.json.decode(row[column], type=shape)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DamagedRowError(f"a row is damaged in {column}: {error}") from error
+
+
+def _read_or_none(row: sqlite3.Row, column: str, shape: type[Shape]) -> Shape | None:
+    return None if row[column] is None else _read(row, column, shape)
+
+
+def _one_of(row: sqlite3.Row, column: str, choices: Any) -> Any:
+    """A word of a Literal.
+
+    Raises:
+        DamagedRowError: naming the column.
+    """
+    try:
+        return msgspec.convert(row[column], choices)
+    except msgspec.ValidationError as error:
+        raise DamagedRowError(f"a row is damaged in {column}: {error}") from error
+
+
 def activation(row: sqlite3.Row) -> ActivationRow:
     """From a row of ``activations``."""
     return ActivationRow(
@@ -145,27 +179,26 @@ def source(row: sqlite3.Row) -> SourceRow:
         last_seen=row["last_seen"],
         address=row["address"],
         software=row["software"],
-        inventory=msgspec.json.decode(row["inventory"], type=tuple[DiskInfo, ...]),
+        inventory=_read(row, "inventory", tuple[DiskInfo, ...]),
         forgotten=row["forgotten"],
     )
 
 
 def job(row: sqlite3.Row) -> JobRow:
     """From a row of ``jobs``."""
-    wanted, error, report = row["wanted"], row["error"], row["report"]
     return JobRow(
         id=row["id"],
         source=row["source"],
         name=row["name"],
-        spec=msgspec.json.decode(row["spec"], type=JobSpec),
-        state=cast("JobState", row["state"]),
+        spec=_read(row, "spec", JobSpec),
+        state=_one_of(row, "state", JobState),
         outcome=cast("Outcome", row["outcome"]),
         revision=row["revision"],
         epoch=row["epoch"],
         held=bool(row["held"]),
-        wanted=None if wanted is None else msgspec.json.decode(wanted, type=CheckpointOrder),
-        error=None if error is None else msgspec.json.decode(error, type=ErrorInfo),
-        report=None if report is None else msgspec.json.decode(report, type=JobReport),
+        wanted=_read_or_none(row, "wanted", CheckpointOrder),
+        error=_read_or_none(row, "error", ErrorInfo),
+        report=_read_or_none(row, "report", JobReport),
         created=row["created"],
         started=row["started"],
         valid_until=row["valid_until"],
@@ -180,10 +213,10 @@ def disk(row: sqlite3.Row) -> DiskRow:
         number=row["number"],
         source_path=row["source_path"],
         size=row["size"],
-        identity=msgspec.json.decode(row["identity"], type=DiskIdentity),
-        kind=cast("DiskKind", row["kind"]),
+        identity=_read(row, "identity", DiskIdentity),
+        kind=_one_of(row, "kind", DiskKind),
         intermediate=row["intermediate"],
-        target=msgspec.json.decode(row["target"], type=TargetIdentity),
+        target=_read(row, "target", TargetIdentity),
         generation=row["generation"],
         fresh=bool(row["fresh"]),
         growing=row["growing"],
@@ -196,7 +229,7 @@ def checkpoint(row: sqlite3.Row) -> CheckpointRow:
         job=row["job"],
         epoch=row["epoch"],
         request=row["request"],
-        consistency=cast("Consistency", row["consistency"]),
+        consistency=_one_of(row, "consistency", Consistency),
         taken=row["taken"],
         committed=row["committed"],
         frozen_seconds=row["frozen_seconds"],

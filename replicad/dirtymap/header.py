@@ -112,7 +112,7 @@ def decode_slot(slot: bytes) -> tuple[int, Header]:
         raise MapRefusedError("its header is damaged")
     try:
         header = msgspec.json.decode(text, type=Header)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MapRefusedError(f"its header cannot be read: {error}") from error
     header.check()
     return sequence, header

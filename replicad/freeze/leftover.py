@@ -54,10 +54,8 @@ def thaw_leftovers(record: Path) -> list[str]:
     except FileNotFoundError:
         return []
     try:
-        entries = [
-            (str(device), [str(path) for path in paths]) for device, paths in json.loads(raw)
-        ]
-    except (ValueError, TypeError) as error:
+        entries = parse_record(raw)
+    except ValueError as error:
         raise ValueError(f"{record} is not a record of a freeze") from error
     thawed = [
         path for device, paths in reversed(entries) if (path := _thaw(device, paths)) is not None
@@ -66,12 +64,24 @@ def thaw_leftovers(record: Path) -> list[str]:
     return thawed
 
 
+def parse_record(raw: bytes) -> list[tuple[str, list[str]]]:
+    """(Superblock, paths to it) of a record, first frozen first.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return [(str(device), [str(path) for path in paths]) for device, paths in json.loads(raw)]
+    except (TypeError, RecursionError) as error:
+        raise ValueError("it has another form") from error
+
+
 def _thaw(device: str, paths: Iterable[str]) -> str | None:
     """The path by which the filesystem was thawed; None when it was not frozen or is gone."""
     for path in paths:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        except OSError:
+        except (OSError, ValueError):  # gone, or no path at all: another way may still lead there
             continue
         try:
             if _superblock(fd) != device:

@@ -13,7 +13,7 @@ import pytest
 from tests.house.tree import ROOT
 
 SCRIPTS = {"run": "sh", ".ci/run": "bash"}
-COMMANDS = {"install", "demo", "test", "check", "bench", "lock", "build", "clean"}
+COMMANDS = {"install", "demo", "test", "check", "bench", "fuzz", "lock", "build", "clean"}
 
 
 def start(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
