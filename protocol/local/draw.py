@@ -10,6 +10,7 @@ markup: a source must not be able to write colours or links on the administrator
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -62,9 +63,14 @@ def plain(value: object, style: str = "") -> Text:
 
 def seconds(value: float | None) -> str:
     """``83.4`` -> ``1m23s``; below ten seconds with a digit more; a dash for "cannot say"."""
-    if value is None:
-        return NONE
+    if value is None or not 0 <= value < inf:
+        return NONE  # also what a peer says and cannot be
     return f"{value:.1f}s" if 0 < value < 10 else format_duration(round(value))
+
+
+def duration(value: float) -> str:
+    """A configured duration, exactly."""
+    return format_duration(value) if 0 <= value < inf else NONE
 
 
 def instant(value: str | None) -> Text:
@@ -142,7 +148,7 @@ def job(view: JobView) -> RenderableType:
         ("source", plain(view.source + ("" if view.connected else ", not connected"))),
         *_progress(view),
         ("limit", Text(f"{format_limit(view.bandwidth)}, compression {view.compress}")),
-        ("freeze", Text(f"at most {format_duration(view.freeze_budget)}")),
+        ("freeze", Text(f"at most {duration(view.freeze_budget)}")),
         ("schedule", Text(_schedule(view))),
         ("created", instant(view.created)),
         ("valid until", instant(view.valid_until)),
@@ -169,7 +175,7 @@ def _progress(view: JobView | JobStatus) -> list[tuple[str, RenderableType]]:
 def _schedule(view: JobView) -> str:
     if view.every is None:
         return "continuous"
-    return f"every {format_duration(view.every)}, keeps {view.keep}, next {instant(view.next_sync)}"
+    return f"every {duration(view.every)}, keeps {view.keep}, next {instant(view.next_sync)}"
 
 
 def _error(error: ErrorInfo | None) -> list[RenderableType]:

@@ -153,6 +153,16 @@ def _job_report(message: JobReport) -> None:
         _error(message, message.error)
     _require(0 <= message.epoch < _COUNTER_MAX, message, "epoch")
     _require(message.speed_bytes_per_second >= 0.0, message, "speed_bytes_per_second")
+    _require((message.remaining_seconds or 0.0) >= 0.0, message, "remaining_seconds")
+    _require(message.lag_seconds >= 0.0, message, "lag_seconds")
+    counts = (
+        message.revision,
+        message.logical_bytes,
+        message.wire_bytes,
+        message.reconnects,
+        message.tracker_misses,
+    )
+    _require(all(count >= 0 for count in counts), message, "a count")
     for disk in message.disks:
         sizes = (
             disk.size,

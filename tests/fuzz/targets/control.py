@@ -38,7 +38,7 @@ from protocol.wire.messages import (
     Refused,
     SessionOpened,
 )
-from protocol.wire.rules import RULES, Role
+from protocol.wire.rules import RULES, Phase, Role, Rule
 from replicad.encoder import Encoder
 from replicad.freeze.hooks import HookContext
 from replicad.pace import Pacer
@@ -101,13 +101,20 @@ def control_message(data: bytes) -> None:
             encode_control(message)
 
 
+def _heads_of(rule: Rule) -> list[int]:
+    """The heads with which :func:`_begun` comes to where a message may be said to us."""
+    from_source = {Phase.GREETING: 2, Phase.ENROLLING: 4, Phase.ESTABLISHED: 6}
+    from_receiver = {Phase.NEGOTIATING: 3, Phase.ENROLLING: 5, Phase.ESTABLISHED: 15}
+    places = from_source if Role.SOURCE in rule.senders else from_receiver
+    return [head for phase, head in places.items() if phase in rule.phases]
+
+
 def nearly_right() -> Iterator[tuple[str, bytes]]:
     """Name and input for :func:`conversation`: every documented message in full, each of its
     values in turn replaced by each hostile one, said where the message may be said."""
     for line in _documented():
         message = decode_control(line)
-        rule = RULES[type(message)]
-        for head in (2, 4, 6) if Role.SOURCE in rule.senders else (3, 5, 7, 15):
+        for head in _heads_of(RULES[type(message)]):
             for changed in every_value_changed(as_json(in_full(message))):
                 yield type(message).__name__, bytes([head]) + changed
 
