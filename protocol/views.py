@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol.wire.jobs import DiskInfo, ErrorInfo, JobState, PassKind
+from protocol.wire.jobs import Convergence, DiskInfo, ErrorInfo, JobState, PassKind
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +50,8 @@ class JobView(View, frozen=True):
 
     ``connected``: the source's control connection stands. ``held``: the intermediate disks
     stay at the last checkpoint until ``job resume``. ``outcome``: '', 'cutover' or
-    'cancelled'. ``bandwidth`` is bytes per second, 0 for unlimited.
+    'cancelled'. ``bandwidth`` is bytes per second, 0 for unlimited. ``convergence`` is 'unknown'
+    while the source is not connected.
     """
 
     id: str
@@ -68,6 +69,7 @@ class JobView(View, frozen=True):
     wire_bytes: int
     lag_seconds: float
     sentence: str
+    convergence: Convergence
     error: ErrorInfo | None
     bandwidth: int
     compress: str
@@ -174,6 +176,7 @@ class JobStatus(View, frozen=True):
     lag_seconds: float
     bandwidth: int
     sentence: str
+    convergence: Convergence
     error: ErrorInfo | None
     disks: tuple[DiskView, ...]
     reconnects: int

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from protocol.errors import INTERNAL
-from protocol.local.freezes import freeze_histogram
+from protocol.local.freezes import CONVERGENCE_GAUGES, freeze_histogram
 from protocol.views import JobView
 from protocol.wire.jobs import JobReport
 
@@ -68,6 +68,12 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
             for disk in job.disks:
                 gauge.add_metric([job.id, job.source, disk.path], getattr(disk, key))
         yield gauge
+    for name, key, doc in CONVERGENCE_GAUGES:
+        gauge = GaugeMetricFamily(f"receiver_{name}", doc, labels=labels)
+        for job in now.jobs:
+            if (value := getattr(job.convergence, key)) is not None:
+                gauge.add_metric([job.id, job.source], value)
+        yield gauge
     yield from _states(now)
     yield freeze_histogram("receiver_freeze_seconds", now.frozen)
     yield _plain("receiver_connected_sources", "Sources that are connected.", now.sources)
@@ -109,11 +115,17 @@ def _states(now: Snapshot) -> Iterable[Metric]:
         "1 for the pass that a disk is in.",
         labels=["job", "source", "disk", "pass"],
     )
+    converging = GaugeMetricFamily(
+        "receiver_convergence",
+        "1 for whether delta passes converge.",
+        labels=["job", "source", "state"],
+    )
     for job in now.jobs:
+        converging.add_metric([job.id, job.source, job.convergence.state], 1)
         state.add_metric([job.id, job.source, job.state], 1)
         for disk in job.disks:
             kind.add_metric([job.id, job.source, disk.path, disk.pass_], 1)
-    yield from (state, kind)
+    yield from (state, kind, converging)
 
 
 def _plain(name: str, doc: str, value: float) -> Metric:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from protocol.units import format_instant, instant_of
 from protocol.views import CheckpointView, DiskView, IntermediateView, JobView, SourceView
-from protocol.wire.jobs import DiskReport, JobReport
+from protocol.wire.jobs import Convergence, DiskReport, JobReport
 from receiver.catalog import CheckpointRow, DiskRow, JobRow, SourceRow
 
 _WORKING = frozenset({"preparing", "syncing", "checkpointing"})
@@ -70,6 +70,7 @@ def job_view(
         received: logical and wire bytes of all its sessions.
     """
     working = job.state in _WORKING and presence.connected
+    following = presence.connected and job.state not in {"finished", "expired"}
     sentence = report.sentence if report else ""
     if not presence.connected and job.state != "finished":
         sentence = presence.sentence
@@ -90,6 +91,7 @@ def job_view(
         wire_bytes=received[1],
         lag_seconds=_lag(job, report, presence),
         sentence=sentence,
+        convergence=report.convergence if report and following else Convergence(),
         error=job.error,
         bandwidth=job.spec.bandwidth,
         compress=job.spec.compress,

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from protocol.local.config import read
 from protocol.local.sections import Log, Runtime, Section
-from protocol.local.values import Address, Directory, Name, OptionalListen, Paths
+from protocol.local.values import (
+    Address,
+    Directory,
+    Name,
+    OptionalListen,
+    Paths,
+    seconds_up_to,
+)
+from replicad.freeze.watchdog import MOST_SECONDS
 
 DEFAULT_PATH: Final = Path("/etc/replicad/replicad.toml")
 
@@ -41,6 +49,13 @@ class Hooks(Section, frozen=True):
     directory: Directory = Path("/etc/replicad/hooks")
 
 
+class Freeze(Section, frozen=True):
+    """``[freeze]``: for how long this server's filesystems may stand still at a checkpoint,
+    whatever freeze budget the receiver's job names."""
+
+    longest: Annotated[float, seconds_up_to(MOST_SECONDS)] = 60.0
+
+
 class State(Section, frozen=True):
     """``[state]``: what outlives a boot: identity, certificate, receiver."""
 
@@ -65,6 +80,7 @@ class Config(Section, frozen=True):
     source: Source = msgspec.field(default_factory=Source)
     metrics: Metrics = Metrics()
     hooks: Hooks = Hooks()
+    freeze: Freeze = Freeze()
     state: State = State()
     runtime: RuntimeHere = RuntimeHere()
     tracker: Tracker = Tracker()

@@ -83,6 +83,7 @@ class Daemon:
                 runtime=config.runtime.directory,
                 hooks=config.hooks.directory,
                 disks=config.source.disks,
+                longest_freeze=config.freeze.longest,
             ),
             tracker,
             self,

@@ -30,8 +30,9 @@ Refill = Callable[[], Sequence["Work"]]
 class Work:
     """One batch on its way. ``ranges`` are bytes (offset, length) of the disk.
 
-    ``frozen``: the content, when it was read while the source was frozen. ``bits``: the
-    receiver's answer to digests, once it has come.
+    ``frozen``: the content, when it was read while the source was frozen. ``zeros``: bytes of
+    the content that turned out to be zero. ``bits``: the receiver's answer to digests, once it
+    has come.
     """
 
     disk: JobDisk
@@ -39,6 +40,7 @@ class Work:
     stage: Stage
     ranges: Sequence[tuple[int, int]]
     frozen: memoryview | None = field(default=None, repr=False)
+    zeros: int = 0
     bits: bytes | None = field(default=None, repr=False)
 
     @property

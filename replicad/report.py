@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from protocol.errors import INTERNAL
-from protocol.local.freezes import freeze_histogram
+from protocol.local.freezes import CONVERGENCE_GAUGES, freeze_histogram
 from protocol.views import DiskView, JobStatus, SourceStatus, TrackerView
 from protocol.wire.jobs import DiskReport, JobOrder, JobReport
 
@@ -63,6 +63,7 @@ def job_status(order: JobOrder, report: JobReport) -> JobStatus:
         lag_seconds=report.lag_seconds,
         bandwidth=order.bandwidth,
         sentence=report.sentence,
+        convergence=report.convergence,
         error=report.error,
         disks=tuple(disk_view(disk) for disk in report.disks),
         reconnects=report.reconnects,
@@ -136,8 +137,24 @@ def _job(report: JobReport, labels: tuple[str, ...]) -> Iterable[Metric]:
     yield counter("replicad_logical_bytes", "Bytes acknowledged.", report.logical_bytes, job)
     yield counter("replicad_wire_bytes", "Bytes sent on data connections.", report.wire_bytes, job)
     yield gauge("replicad_epoch", "The last committed checkpoint.", report.epoch, job)
+    yield from _convergence(report)
     state = GaugeMetricFamily("replicad_job_state", "1 for the state.", labels=["job", "state"])
     state.add_metric([labels[0], report.state], 1)
+    yield state
+
+
+def _convergence(report: JobReport) -> Iterable[Metric]:
+    """What is not known has no sample; the state has one in any case."""
+    said = report.convergence
+    for name, key, doc in CONVERGENCE_GAUGES:
+        family = GaugeMetricFamily(f"replicad_{name}", doc, labels=["job"])
+        if (value := getattr(said, key)) is not None:
+            family.add_metric([report.job], value)
+        yield family
+    state = GaugeMetricFamily(
+        "replicad_convergence", "1 for whether passes converge.", labels=["job", "state"]
+    )
+    state.add_metric([report.job, said.state], 1)
     yield state
 
 

@@ -139,6 +139,7 @@ class Sender(threading.Thread):
             plain[:size] = work.frozen
         crash.here("sender.read")
         encoded = self.encoder.encode(work.disk.number, work.ranges, plain)
+        work.zeros = encoded.zero
         crash.here("sender.encoded")
         self._send(work, size, plain[: encoded.size], sealed, 0)
 

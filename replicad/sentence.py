@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from protocol.units import format_duration, format_size
-from protocol.wire.jobs import DiskReport, PassKind
+from protocol.wire.jobs import Convergence, DiskReport, PassKind
+from replicad.forecast import megabits
 
 # The pass that matters most when disks are in different ones.
 _RANK: dict[PassKind, int] = {"compare": 3, "full": 2, "delta": 1, "idle": 0}
@@ -18,14 +19,28 @@ LAG_SECONDS = 10.0
 """A copy that is less behind than this is called close."""
 
 
-def describe(disks: Sequence[DiskReport], remaining: float | None, lag: float) -> str:
+def describe(
+    disks: Sequence[DiskReport],
+    remaining: float | None,
+    lag: float,
+    convergence: Convergence | None = None,
+) -> str:
     """The sentence for a job that is syncing.
 
     Args:
         disks: as reported.
         remaining: seconds until the pass ends, None when nobody can say.
         lag: seconds since the oldest change that the receiver does not hold.
+        convergence: whether the line keeps up with what is written.
     """
+    doing = _doing(disks, remaining, lag)
+    if doing and convergence is not None and convergence.state == "not converging":
+        needed = convergence.needed_bytes_per_second or 0.0
+        return f"{doing}; not converging, more than {megabits(needed)} are needed"
+    return doing
+
+
+def _doing(disks: Sequence[DiskReport], remaining: float | None, lag: float) -> str:
     if not disks:
         return ""
     kind = max((disk.pass_ for disk in disks), key=_RANK.__getitem__)

@@ -27,14 +27,12 @@ from replicad.feed import Feed, Refill, Work
 from replicad.inflight import InFlight, Window
 from replicad.jobdisk import JobDisk
 from replicad.pace import Pacer
+from replicad.rates import SendMeter, Sent
 from replicad.sender import Sender
 from replicad.threads import ended, to_end
 
 WINDOW_BATCHES = 16384
 """Batches in flight over all connections: bounds the bookkeeping when batches are small."""
-
-RATE_BYTES = 8 << 20
-"""Bytes that a sweep must have sent to say anything about the rate."""
 
 JOIN_SECONDS = 30.0
 """A sender that reads a dying disk may not end; then the thread is left behind."""
@@ -45,9 +43,11 @@ _log = log.get("transfer")
 class Transfer:
     """An open session. Use as ``async with``; leaving ends connections and threads.
 
+    Args:
+        meter: learns how fast is sent.
+
     Attributes:
         acked_bytes: logical bytes that were durably acknowledged in this transfer.
-        send_rate: bytes per second of the last sweep that was long enough to tell; 0 unknown.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Transfer:
         disks: Sequence[JobDisk],
         pacer: Pacer,
         compress: str,
+        meter: SendMeter | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._host = host
@@ -72,8 +73,9 @@ class Transfer:
         self._sockets: list[object] = []
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._ended = False
+        self._meter = meter or SendMeter()
+        self._zeros = self._compared_batches = 0
         self.acked_bytes = 0
-        self.send_rate = 0.0
 
     async def __aenter__(self) -> Self:
         try:
@@ -166,6 +168,11 @@ class Transfer:
         return sum(sender.read_bytes for sender in self._senders.values())
 
     @property
+    def sent(self) -> Sent:
+        """What was carried so far, for the rate."""
+        return Sent(self.acked_bytes, self._zeros, self.wire_bytes, self._compared_batches)
+
+    @property
     def failure(self) -> asyncio.Future[None]:
         """Done, with the fault, when the transfer has failed."""
         return self._failed
@@ -181,19 +188,17 @@ class Transfer:
         Raises:
             Fault: the transfer has failed; leave it.
         """
-        begun, before = self._loop.time(), self.acked_bytes
+        self._meter.begin(time.monotonic(), self.sent)
         drive = self._loop.create_task(self._feed.drive(refill))
         try:
             await asyncio.wait([drive, self._failed], return_when="FIRST_COMPLETED")
         finally:
+            self._meter.end(time.monotonic(), self.sent)
             fault = await ended(drive)
         if self._failed.done():
             self._failed.result()
         if fault is not None:
             raise fault
-        seconds, sent = self._loop.time() - begun, self.acked_bytes - before
-        if sent >= RATE_BYTES:
-            self.send_rate = sent / seconds
 
     def _fail_from_thread(self, fault: Fault) -> None:
         self._loop.call_soon_threadsafe(self.fail, fault)
@@ -243,6 +248,7 @@ class Transfer:
             size = work.size
             disk.pass_done += size
             self.acked_bytes += size
+            self._zeros += work.zeros
         else:
             block = COARSE if work.stage == "coarse" else FINE
             assert work.bits is not None  # an ack before its diff was refused
@@ -256,6 +262,7 @@ class Transfer:
 
     def _compared(self, work: Work, found: Sequence[tuple[int, int]]) -> None:
         disk = work.disk
+        self._compared_batches += 1
         granules = differing_granules(work.batch, found, disk.granule) if found else ()
         disk.live_map.compared(work.batch, granules, time.monotonic())
         differing_bytes = sum(count for _, count in granules) * disk.granule

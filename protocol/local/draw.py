@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         SourceStatus,
         SourceView,
     )
-    from protocol.wire.jobs import DiskInfo, ErrorInfo
+    from protocol.wire.jobs import Convergence, DiskInfo, ErrorInfo
 
 NONE = "-"
 BAR = 24
@@ -168,8 +168,14 @@ def _progress(view: JobView | JobStatus) -> list[tuple[str, RenderableType]]:
         ("remaining", Text(seconds(view.remaining_seconds))),
         ("sent", Text(travelled)),
         ("behind", Text(seconds(view.lag_seconds))),
+        ("convergence", _convergence(view.convergence)),
         ("epoch", Text(str(view.epoch))),
     ]
+
+
+def _convergence(said: Convergence) -> Text:
+    """The sentence, in alarm when the writes outrun the line."""
+    return plain(said.sentence, "bold yellow" if said.state == "not converging" else "")
 
 
 def _schedule(view: JobView) -> str:

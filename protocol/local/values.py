@@ -162,6 +162,18 @@ def read_duration(value: object) -> float:
     return parse_duration(_text(value))
 
 
+def seconds_up_to(most: float) -> Reads:
+    """A duration of more than nothing and at most ``most`` seconds."""
+
+    def read(value: object) -> float:
+        seconds = read_duration(value)
+        if not 0.0 < seconds <= most:
+            raise ValueError(f"must be more than 0 and at most {most:g} seconds, not {seconds:g}")
+        return seconds
+
+    return Reads(read)
+
+
 def between(low: int, high: int, reader: Callable[[object], int] | None = None) -> Reads:
     """A whole number from ``low`` to ``high``, read by ``reader`` (default: a TOML integer)."""
 

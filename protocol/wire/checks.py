@@ -173,6 +173,16 @@ def _job_report(message: JobReport) -> None:
             disk.differing_bytes,
         )
         _require(all(0 <= size < _COUNTER_MAX for size in sizes), message, "disks")
+    said = message.convergence
+    figures = (
+        said.write_bytes_per_second,
+        said.send_bytes_per_second,
+        said.read_bytes_per_second,
+        said.needed_bytes_per_second,
+        said.freeze_forecast_seconds,
+        said.freeze_allowed_seconds,
+    )
+    _require(all(each is None or each >= 0.0 for each in figures), message, "convergence")
 
 
 def _open_session(message: OpenSession) -> None:

@@ -31,6 +31,7 @@ JobState = Literal[
     "expired",
 ]
 Consistency = Literal["filesystem", "application", "crash"]
+ConvergenceState = Literal["unknown", "converging", "not converging"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
@@ -137,6 +138,25 @@ class ErrorInfo(Value, frozen=True, omit_defaults=False):
     remedy: str = ""
 
 
+class Convergence(Value, frozen=True, omit_defaults=False):
+    """Whether delta passes shrink what is left to send, and what a freeze would take now.
+
+    ``write``: unique bytes newly written per second; ``send``: bytes of content that can be
+    sent, under the bandwidth limit; ``read``: of the disks; ``needed``: what the line would
+    have to carry, in bytes on the wire. None is 'not known'. ``freeze_allowed_seconds`` is the
+    job's freeze budget or the source's own limit, whichever is smaller.
+    """
+
+    state: ConvergenceState = "unknown"
+    write_bytes_per_second: float | None = None
+    send_bytes_per_second: float | None = None
+    read_bytes_per_second: float | None = None
+    needed_bytes_per_second: float | None = None
+    freeze_forecast_seconds: float | None = None
+    freeze_allowed_seconds: float | None = None
+    sentence: str = ""
+
+
 class JobReport(Message, frozen=True, tag="job-report"):
     """Source to receiver, about once a second: the state of the job as the source sees it.
 
@@ -159,3 +179,4 @@ class JobReport(Message, frozen=True, tag="job-report"):
     disks: tuple[DiskReport, ...] = ()
     reconnects: int = 0
     tracker_misses: int = 0
+    convergence: Convergence = Convergence()

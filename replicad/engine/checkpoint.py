@@ -26,6 +26,7 @@ from protocol.errors import (
 from protocol.local import crash, log
 from protocol.wire.jobs import CheckpointOrder, Consistency
 from replicad import forecast
+from replicad.convergence import Outlook
 from replicad.engine.disks import DiskSet
 from replicad.engine.frozen import Exact, Frozen
 from replicad.engine.instant import compare_frozen, read_frozen
@@ -43,9 +44,22 @@ DELTA_PASSES = 8
 ATTEMPTS = 4
 """Freezes that are tried when one turns out too long: the writer may just have had a burst."""
 
-SETTLING = 2
+SHRINKS = 0.9
+"""A pass that leaves more than this share of what there was before it has brought nothing."""
+
+PATIENCE = 2
+"""Passes that may bring nothing before the checkpoint is given up; one, when it is known that
+what is written outruns the line."""
+
+SETTLING = forecast.ROUNDS
 """Rounds of sync and pass right before the freeze. With one, 75 ms of reading while frozen were
 measured at 20 MB/s of random writes, with two 35; more only gives the writer more time."""
+
+SYNC_SHARE = 0.7
+"""Of the budget: a last sync that takes longer is tried again, since FIFREEZE does the same, and
+nothing can interrupt that."""
+
+MOST_SYNCS = 4
 
 HOOK_SECONDS = 60.0
 """For one hook outside the freeze; inside it the budget is the limit."""
@@ -59,12 +73,13 @@ _log = log.get("checkpoint")
 class Taken:
     """A checkpoint that the receiver durably holds and that waits to be committed.
 
-    ``frozen_seconds`` is 0 when nothing had to be frozen; ``taken`` is RFC 3339 UTC;
-    ``milliseconds`` says where the frozen time went.
+    ``frozen_seconds`` is 0 when nothing had to be frozen; ``forecast`` is what was expected of
+    it right before; ``taken`` is RFC 3339 UTC; ``milliseconds`` says where the time went.
     """
 
     consistency: Consistency
     frozen_seconds: float
+    forecast: float
     taken: str
     milliseconds: dict[str, float] = field(default_factory=dict)
 
@@ -73,9 +88,11 @@ class Checkpointer:
     """Takes checkpoints of a set of disks over a transfer.
 
     Args:
-        budget: seconds that filesystems may stay frozen.
+        budget: seconds that filesystems may stay frozen by the job's order; the outlook knows
+            what this server allows.
         workers: frozen.THREADS threads for what blocks; also read while frozen.
         record: where in memory it is written what is frozen, while it is.
+        outlook: what is known of writer, line and earlier freezes.
     """
 
     def __init__(
@@ -87,16 +104,18 @@ class Checkpointer:
         context: HookContext,
         workers: Executor,
         record: Path,
+        outlook: Outlook,
     ) -> None:
         self._disks = disks
         self._transfer = transfer
-        self._budget = budget
+        self._ordered = budget
+        self._budget = outlook.allowed(budget)
         self._hooks = hooks
         self._context = context
         self._record = record
         self._run = partial(to_end, workers)
         self._workers = workers
-        self._write_rate = 0.0
+        self._outlook = outlook
 
     async def take(self, order: CheckpointOrder) -> Taken:
         """Converge, freeze, read, thaw and send.
@@ -104,9 +123,12 @@ class Checkpointer:
         Raises:
             Fault: why it could not be taken; nothing is frozen then, and nothing is lost.
         """
+        if because := forecast.capped(self._ordered, self._outlook.longest):
+            _log.warning("freeze.capped", request=order.request, because=because)
         for attempt in range(1, ATTEMPTS + 1):
             if self._disks.tracked:
                 await self._converge()
+            await asyncio.sleep(self._outlook.rest_seconds)
             try:
                 return await self._attempt()
             except Fault as fault:
@@ -121,7 +143,13 @@ class Checkpointer:
         freezer = Freezer(mounts, self._budget, record=self._record)
         with_filesystem = _covered(self._disks, mounts)
         frozen = Frozen(
-            self._disks, self._transfer, freezer, bool(mounts), with_filesystem, self._workers
+            self._disks,
+            self._transfer,
+            freezer,
+            bool(mounts),
+            with_filesystem,
+            self._workers,
+            self._outlook,
         )
         try:
             taken = await self._hold(frozen)
@@ -137,43 +165,31 @@ class Checkpointer:
     # --- before the freeze --------------------------------------------------------------------
 
     async def _converge(self) -> None:
-        """Delta passes until a freeze is forecast to fit.
+        """Delta passes until a freeze is forecast to fit. Gives up when passes bring nothing.
 
         Raises:
             LocalFault: FREEZE_TOO_LONG with what would be needed.
         """
+        disks, outlook, budget = self._disks, self._outlook, self._ordered
+        before: int | None = None
+        in_vain = 0
         for _ in range(DELTA_PASSES):
-            await self._disks.drain()
-            if self._fits():
+            await disks.drain()
+            if outlook.fits(disks, budget):
                 return
-            await self._pass()
-        await self._disks.drain()
-        if not self._fits():
-            seconds = self._forecast()
-            detail = forecast.sentence(self._dirty()[0], self._rates(), seconds, self._budget)
-            raise FREEZE_TOO_LONG.fault(forecast=seconds, budget=self._budget, detail=detail)
-
-    async def _pass(self) -> None:
-        """A pass over what is dirty, and how fast new dirt came meanwhile."""
-        begun = time.monotonic()
-        await run_pass(self._transfer, self._disks)
-        await self._disks.drain()
-        self._write_rate = self._dirty()[0] / (time.monotonic() - begun)
-
-    def _fits(self) -> bool:
-        return not self._disks.suspect and forecast.fits(self._forecast(), self._budget)
-
-    def _dirty(self) -> tuple[int, int]:
-        maps = [disk.live_map for disk in self._disks.disks]
-        return sum(m.dirty_bytes for m in maps), sum(m.dirty_granules for m in maps)
-
-    def _rates(self) -> forecast.Rates:
-        transfer = self._transfer
-        return forecast.Rates(transfer.read_rate, transfer.send_rate, self._write_rate)
-
-    def _forecast(self) -> float:
-        dirty, granules = self._dirty()
-        return forecast.freeze_seconds(dirty, granules // 4, self._rates())
+            if outlook.hopeless(disks, budget):
+                break
+            dirty = sum(disk.live_map.dirty_bytes for disk in disks.disks)
+            if before is not None and not disks.suspect and dirty > SHRINKS * before:
+                in_vain += 1
+                if in_vain >= (1 if outlook.outruns else PATIENCE):
+                    break
+            before = None if disks.suspect else dirty
+            await run_pass(self._transfer, disks)
+        else:
+            await disks.drain()
+        if not outlook.fits(disks, budget):
+            raise outlook.too_long(disks, budget)
 
     async def _hook(self, phase: Phase, limit: float) -> bool:
         """Run the hooks of a phase; whether there was one. Those after the thaw only warn."""
@@ -201,11 +217,11 @@ class Checkpointer:
                 crash.here("checkpoint.settled")
                 hooked = await self._hook("pre-freeze", HOOK_SECONDS)
                 crash.here("checkpoint.hooked")
-                if hooked:
-                    # A database's hook writes; better now than frozen.
-                    await self._run(frozen.freezer.flush)
                 # Not before: a hook may be what makes the writer stop.
                 await self._run(frozen.refuse_busy)
+                # A database's hook writes, and so did everybody during the last pass; better
+                # now than frozen.
+                expected = await self._flush(frozen)
                 exact = await self._inside(frozen)
             finally:
                 await self._hook("post-thaw", HOOK_SECONDS)
@@ -216,12 +232,12 @@ class Checkpointer:
         consistency = exact.consistency
         if hooked and consistency == "filesystem":
             consistency = "application"
-        return Taken(consistency, exact.frozen_seconds, exact.taken, exact.milliseconds)
+        return Taken(consistency, exact.frozen_seconds, expected, exact.taken, exact.milliseconds)
 
     async def _settle(self, frozen: Frozen) -> None:
         """Have as little as possible to write and to read while frozen: each round sends what
         was written in the one before, which took longer."""
-        if not self._disks.tracked:
+        if not self._disks.tracked or self._outlook.outruns:
             return
         for again in range(SETTLING):
             if again:
@@ -229,10 +245,34 @@ class Checkpointer:
             await self._disks.drain()
             await run_pass(self._transfer, self._disks)
 
+    async def _flush(self, frozen: Frozen) -> float:
+        """The last sync, and whether the freeze still fits: the seconds that it should take.
+
+        Raises:
+            LocalFault: FREEZE_TOO_LONG.
+        """
+        if not frozen.mounted:
+            return 0.0
+        disks, outlook = self._disks, self._outlook
+        syncs = 0
+        while (seconds := await self._run(frozen.freezer.flush)) > SYNC_SHARE * self._budget:
+            syncs += 1
+            if syncs < MOST_SYNCS:
+                continue
+            because = f"writing out what is dirty takes {seconds:.2f} s each time"
+            raise outlook.too_long(disks, self._ordered, because)
+        if disks.tracked:
+            await disks.drain()
+            if not disks.suspect and not outlook.fits(disks, self._ordered):
+                raise outlook.too_long(disks, self._ordered)
+            await self._run(frozen.enlarge)
+        return outlook.forecast_settled(disks) + outlook.costs.hooks
+
     async def _inside(self, frozen: Frozen) -> Exact:
         """Everything between the first FIFREEZE and the last FITHAW."""
         exact = Exact(frozen.consistency)
         hooks: asyncio.Task[bool] | None = None
+        begun = time.monotonic()
         try:
             if frozen.mounted:
                 with exact.step("freeze"):
@@ -252,15 +292,32 @@ class Checkpointer:
             try:
                 if frozen.mounted:
                     await self._run(_thaw_quietly, frozen.freezer)
+                    self._outlook.rest(time.monotonic() - begun)
             finally:
                 if hooks is not None:
                     await ended(hooks)
             raise
         if frozen.mounted:
             with exact.step("thaw"):
-                exact.frozen_seconds = await self._run(frozen.freezer.thaw)
+                exact.frozen_seconds = await self._run(self._thaw, frozen.freezer, begun)
         crash.here("checkpoint.thawed")
+        if frozen.mounted:
+            self._learn(exact)
         return exact
+
+    def _thaw(self, freezer: Freezer, begun: float) -> float:
+        try:
+            return freezer.thaw()
+        finally:
+            self._outlook.rest(time.monotonic() - begun)
+
+    def _learn(self, exact: Exact) -> None:
+        """What this freeze cost is what the next one is expected to cost."""
+        if self._disks.tracked and "send" not in exact.milliseconds:
+            reading, hooks = (exact.milliseconds[step] / 1000 for step in ("read", "hooks"))
+            self._outlook.froze(
+                exact.frozen_seconds, reading, hooks, exact.read_bytes, exact.read_runs
+            )
 
 
 def _let_go(freezer: Freezer) -> None:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from protocol.errors import (
     RUNTIME_ON_DISK,
@@ -17,10 +18,15 @@ from protocol.errors import (
 from protocol.local import crash
 from protocol.wire.jobs import DiskInfo
 from protocol.wire.messages import SessionOpened
+from replicad.convergence import Outlook
 from replicad.freeze.mounts import mounts_to_freeze
 from replicad.inventory import disks_of
 from replicad.jobdisk import JobDisk
-from replicad.tracker import CannotTrack, EbpfTracker, NoTracker
+from replicad.tracker import CannotTrack, EbpfTracker, NoTracker, TrackedDisk
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class DiskSet:
@@ -29,10 +35,16 @@ class DiskSet:
     Args:
         directory: where dirty maps live; in memory, this boot only.
         worker: one thread in which disks are opened and the tracker is drained.
+        outlook: learns from each drain how fast is written.
     """
 
     def __init__(
-        self, job: str, directory: Path, tracker: EbpfTracker | NoTracker, worker: Executor
+        self,
+        job: str,
+        directory: Path,
+        tracker: EbpfTracker | NoTracker,
+        worker: Executor,
+        outlook: Outlook | None = None,
     ) -> None:
         self.job = job
         self.disks: tuple[JobDisk, ...] = ()
@@ -40,6 +52,7 @@ class DiskSet:
         self._directory = directory
         self._tracker = tracker
         self._worker = worker
+        self._outlook = outlook
         self._loop = asyncio.get_running_loop()
 
     async def open(self, paths: Sequence[str], allowed: Sequence[str]) -> None:
@@ -115,30 +128,44 @@ class DiskSet:
         await self._loop.run_in_executor(self._worker, self.drain_now)
 
     def drain_now(self) -> None:
-        """The same, in the calling thread; the checkpoint does it while frozen."""
+        """The same, in the calling thread."""
+        self._drain_into(self._outlook)
+
+    def drain_frozen(self) -> None:
+        """The same while filesystems are frozen: nothing more than must be is done then."""
+        self._drain_into(None)
+
+    def _drain_into(self, outlook: Outlook | None) -> None:
         tracker = self._tracker
         if not isinstance(tracker, EbpfTracker):
             return
         try:
-            self._drain(tracker)
+            self._drain(tracker, outlook)
         except CannotTrack:
             # A disk was exchanged, or somebody removed our pins. Those that are as they were
             # keep their token and their bits; the others are suspect.
             for disk in self._followed():
                 disk.retrack(tracker)
             try:
-                self._drain(tracker)
+                self._drain(tracker, outlook)
             except CannotTrack as error:
                 raise TRACKER_UNAVAILABLE.fault(detail=error.reason) from error
 
-    def _drain(self, tracker: EbpfTracker) -> None:
+    def _drain(self, tracker: EbpfTracker, outlook: Outlook | None) -> None:
         disks = {disk.path: disk for disk in self._followed()}
         if not disks:
             return
+
+        def take(tracked: TrackedDisk, first: int, words: NDArray[np.uint64]) -> None:
+            disks[tracked.path].merge(first, words)
+            if outlook is not None:
+                outlook.writing.add(tracked.path, tracked.granule, first, words)
+
         drains = tracker.drain(
-            [disk.tracked for disk in disks.values() if disk.tracked is not None],
-            lambda tracked, first, words: disks[tracked.path].merge(first, words),
+            [disk.tracked for disk in disks.values() if disk.tracked is not None], take
         )
+        if outlook is not None:
+            outlook.drained()
         self.misses = sum(drain.misses for drain in drains.values())
         crash.here("drain.merged")
         for path, drain in drains.items():

@@ -24,6 +24,7 @@ from protocol.link.buffers import Buffer, CannotLockError
 from protocol.local import crash
 from protocol.wire.jobs import Consistency
 from replicad import forecast
+from replicad.convergence import Outlook
 from replicad.engine.disks import DiskSet
 from replicad.feed import Work
 from replicad.freeze.busy import is_busy_unmounted
@@ -33,9 +34,8 @@ from replicad.planner import NotSettledError, take_everything
 from replicad.transfer import Transfer
 
 ARENA_LEAST = 32 << 20
-ARENA_MOST = 512 << 20
 """Bytes of locked memory for what is read while frozen: room for what is written between the
-last delta pass and the freeze, and never so much that the server feels it."""
+last delta pass and the freeze. At most :data:`replicad.forecast.MEMORY_BYTES`."""
 
 PAGE = 4096
 
@@ -59,13 +59,15 @@ class Exact:
     """One instant: how consistent it is, how long it took, and where the time went.
 
     ``frozen_seconds`` is filled in after the thaw; ``taken`` is RFC 3339 UTC; ``milliseconds``
-    are by step, for the log.
+    are by step, for the log; ``read_bytes`` in ``read_runs`` pieces were read.
     """
 
     consistency: Consistency
     frozen_seconds: float = 0.0
     taken: str = field(default_factory=now_text)
     milliseconds: dict[str, float] = field(default_factory=dict)
+    read_bytes: int = 0
+    read_runs: int = 0
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -95,8 +97,10 @@ class Frozen:
         mounted: bool,
         with_filesystem: frozenset[str],
         workers: Executor,
+        outlook: Outlook,
     ) -> None:
         self.disks = disks
+        self.outlook = outlook
         self.transfer = transfer
         self.freezer = freezer
         self.mounted = mounted
@@ -117,8 +121,22 @@ class Frozen:
         start_threads(self.workers)
         if not self.disks.tracked:
             return
-        wanted = 4 * sum(disk.live_map.dirty_bytes for disk in self.disks.disks)
-        most = max(ARENA_LEAST, min(ARENA_MOST, available_memory() // 8))
+        self._reserve(4 * self._dirty)
+
+    def enlarge(self) -> None:
+        """Right before the freeze: more memory, when more has become dirty than was expected."""
+        if self._arena is not None and 2 * self._dirty > self._arena.size:
+            self._reserve(4 * self._dirty)
+
+    @property
+    def _dirty(self) -> int:
+        return sum(disk.live_map.dirty_bytes for disk in self.disks.disks)
+
+    def _reserve(self, wanted: int) -> None:
+        if self._arena is not None:
+            self._arena.free()
+            self._arena = None
+        most = max(ARENA_LEAST, min(forecast.MEMORY_BYTES, available_memory() // 8))
         self._arena = Buffer(min(most, max(2 * ARENA_LEAST, wanted)))
         try:
             self._arena.lock()
@@ -150,11 +168,12 @@ class Frozen:
         maps = [disk.live_map for disk in self.disks.disks]
         dirty = sum(held.dirty_bytes for held in maps)
         granules = sum(held.dirty_granules for held in maps)
-        rates = forecast.Rates(read=self.transfer.read_rate, send=self.transfer.send_rate)
+        rates, costs = self.outlook.rates(), self.outlook.costs
         assert self._arena is not None
         fits = dirty + PAGE * len(maps) <= self._arena.size
         if fits:
-            seconds = forecast.freeze_seconds(dirty, granules // 4, rates, fixed=0.0)
+            runs = granules / forecast.RUN_GRANULES
+            seconds = costs.reading * forecast.reading_seconds(dirty, runs, rates)
         else:
             seconds = dirty / rates.send if rates.send else float("inf")
         if self.mounted and seconds > self.freezer.remaining:
@@ -187,8 +206,15 @@ class Frozen:
         return tuple(self.works)
 
     def read(self, works: Sequence[Work]) -> None:
-        """Read some of the planned works; several threads do it at once."""
+        """Read some of the planned works; several threads do it at once.
+
+        Raises:
+            LocalFault: FREEZE_OVERRUN: the freeze has ended meanwhile. There is no use in
+                reading on, and a disk that is so slow may take long.
+        """
         for work in works:
+            if self.mounted and not self.freezer.remaining:
+                self.freezer.thaw()
             assert work.frozen is not None
             work.disk.reader.read(work.ranges, work.frozen)
             crash.here("checkpoint.half_read")
@@ -202,7 +228,7 @@ class Frozen:
         Raises:
             LocalFault: DISK_BUSY_UNMOUNTED; CHECKPOINT_SUPERSEDED when events were missed.
         """
-        self.disks.drain_now()
+        self.disks.drain_frozen()
         self.disks.check_now()
         if self.disks.tracked and self.disks.suspect:
             raise CHECKPOINT_SUPERSEDED.fault(detail="writes may have gone unnoticed meanwhile")

@@ -4,6 +4,9 @@ tracker saw, by sending it at once when memory is too small, or by comparing eve
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Sequence
 from concurrent.futures import wait
 
 from protocol.errors import CHECKPOINT_SUPERSEDED, FREEZE_TOO_LONG
@@ -11,6 +14,7 @@ from protocol.local import crash
 from replicad import forecast
 from replicad.engine.frozen import READERS, Exact, Frozen
 from replicad.engine.passes import run_pass
+from replicad.feed import Work
 from replicad.threads import to_end
 
 FROZEN_PASSES = 3
@@ -21,26 +25,28 @@ takes another one."""
 async def read_frozen(frozen: Frozen, exact: Exact) -> None:
     """Drain, plan, read: with a tracker."""
     with exact.step("drain"):
-        await to_end(frozen.workers, frozen.disks.drain_now)
+        await to_end(frozen.workers, frozen.disks.drain_frozen)
     crash.here("checkpoint.drained")
     if frozen.disks.suspect:
         raise CHECKPOINT_SUPERSEDED.fault(detail="writes may have gone unnoticed")
     if frozen.fits_memory():
         with exact.step("read"):
-            await to_end(frozen.workers, _read_all, frozen)
+            works = await to_end(frozen.workers, _read_all, frozen)
+        exact.read_bytes = sum(work.size for work in works)
+        exact.read_runs = sum(len(work.ranges) for work in works)
     else:
         # More than memory was reserved for, but the line is fast enough: send it while frozen.
         with exact.step("send"):
             await _pass_frozen(frozen)
 
 
-def _read_all(frozen: Frozen) -> None:
+def _read_all(frozen: Frozen) -> Sequence[Work]:
     """Read everything that is dirty into memory, by several threads; all have ended then."""
     works = frozen.plan()
     crash.here("checkpoint.planned")
     if len(works) < READERS:
         frozen.read(works)
-        return
+        return works
     reads = [
         frozen.workers.submit(frozen.read, works[start::READERS]) for start in range(1, READERS)
     ]
@@ -50,18 +56,25 @@ def _read_all(frozen: Frozen) -> None:
         wait(reads)
     for each in reads:
         each.result()
+    return works
 
 
 async def _pass_frozen(frozen: Frozen) -> None:
     """Send or compare while frozen until nothing differs.
 
+    It waits for the receiver, who may be slow or silent; nobody waits for it longer than the
+    freeze lasts. What is under way then is answered later, as in any other pass.
+
     Raises:
         LocalFault: FREEZE_TOO_LONG when something still differs.
     """
-    for _ in range(FROZEN_PASSES):
-        await run_pass(frozen.transfer, frozen.disks)
-        if not frozen.disks.differ:
-            return
+    left = frozen.freezer.remaining if frozen.mounted else None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(left):
+            for _ in range(FROZEN_PASSES):
+                await run_pass(frozen.transfer, frozen.disks)
+                if not frozen.disks.differ:
+                    return
     raise FREEZE_TOO_LONG.fault(
         forecast=frozen.freezer.budget,
         budget=frozen.freezer.budget,
@@ -77,12 +90,10 @@ async def compare_frozen(frozen: Frozen, exact: Exact) -> None:
     """
     frozen.disks.suspect_untracked()
     with exact.step("drain"):
-        await to_end(frozen.workers, frozen.disks.drain_now)
+        await to_end(frozen.workers, frozen.disks.drain_frozen)
     if frozen.mounted:
         size = sum(disk.size for disk in frozen.disks.disks)
-        seconds = forecast.freeze_seconds(
-            size, 0, forecast.Rates(read=frozen.transfer.read_rate), fixed=0.0
-        )
+        seconds = forecast.reading_seconds(size, 0, frozen.outlook.rates())
         if seconds > frozen.freezer.remaining:
             raise FREEZE_TOO_LONG.fault(
                 forecast=seconds,

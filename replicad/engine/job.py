@@ -21,6 +21,7 @@ from protocol.link.control import ControlLink
 from protocol.local import crash, log
 from protocol.wire.jobs import JobOrder, JobReport
 from protocol.wire.messages import CloseSession, OpenSession, SessionOpened
+from replicad.convergence import Outlook
 from replicad.engine.disks import DiskSet
 from replicad.engine.frozen import THREADS
 from replicad.engine.leftovers import remove_leftovers
@@ -61,7 +62,7 @@ class JobEngine:
     def __init__(self, settings: Settings, tracker: EbpfTracker | NoTracker, links: Links) -> None:
         self.orders = Orders()
         self.pacer = Pacer()
-        self.standing = Standing()
+        self.standing = Standing(Outlook(settings.longest_freeze))
         self._settings = settings
         self._tracker = tracker
         self._links = links
@@ -230,7 +231,12 @@ class JobEngine:
             crash.here("session.attached")
             self.standing.epoch = opened.epoch
             async with Transfer(
-                self._links.host, opened, disks.disks, self.pacer, self.order.compress
+                self._links.host,
+                opened,
+                disks.disks,
+                self.pacer,
+                self.order.compress,
+                self.standing.outlook.sending,
             ) as transfer:
                 self._transfer = transfer
                 self.standing.speed.restart()
@@ -276,7 +282,13 @@ class JobEngine:
         if self._reopen:
             await self._close(forget=False)
         if self._disks is None:
-            disks = DiskSet(order.job, self._settings.runtime, self._tracker, self._drainer)
+            disks = DiskSet(
+                order.job,
+                self._settings.runtime,
+                self._tracker,
+                self._drainer,
+                self.standing.outlook,
+            )
             # Kept at once: also when it is cancelled halfway there is something to close.
             self._disks = disks
             try:

@@ -38,6 +38,7 @@ from replicad.engine.orders import Orders
 from replicad.engine.passes import run_pass
 from replicad.engine.standing import Standing, info
 from replicad.freeze.hooks import HookContext
+from replicad.rates import HORIZON_SECONDS
 from replicad.threads import ended
 from replicad.transfer import Transfer
 
@@ -82,11 +83,12 @@ _log = log.get("session")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of the configuration, what the engine needs."""
+    """Of the configuration, what the engine needs. ``longest_freeze``: seconds."""
 
     runtime: Path
     hooks: Path
     disks: tuple[str, ...] = ()
+    longest_freeze: float = 60.0
 
     @property
     def frozen_record(self) -> Path:
@@ -159,8 +161,9 @@ class Session:
 
     async def _keep_draining(self) -> None:
         while True:
-            await asyncio.sleep(5 * DRAIN_SECONDS)
+            await asyncio.sleep(HORIZON_SECONDS)
             await self._disks.drain()
+            self._refuse_hopeless()
 
     # --- checkpoints --------------------------------------------------------------------------
 
@@ -181,6 +184,7 @@ class Session:
             context,
             self._workers,
             self._settings.frozen_record,
+            self._standing.outlook,
         )
         try:
             await self._disks.check()
@@ -188,16 +192,29 @@ class Session:
         except LocalFault as fault:
             if fault.code in TRANSIENT and fault.code != CHECKPOINT_SUPERSEDED.code:
                 raise
-            _log.warning("checkpoint.failed", code=fault.code, because=fault.sentence)
-            self._standing.errors[fault.code] += 1
-            crash.here("checkpoint.failed")
-            self._standing.answered = wanted.request
-            self._standing.refusal = CheckpointFailed(
-                job=self._job, request=wanted.request, error=info(fault)
-            )
-            self._refuse(wanted)
+            self._not_taken(wanted, fault)
             return
         await self._commit(wanted, taken)
+
+    def _not_taken(self, wanted: CheckpointOrder, fault: LocalFault) -> None:
+        """The checkpoint could not be taken: say so, and go on."""
+        _log.warning("checkpoint.failed", code=fault.code, because=fault.sentence)
+        self._standing.errors[fault.code] += 1
+        crash.here("checkpoint.failed")
+        self._standing.answered = wanted.request
+        self._standing.refusal = CheckpointFailed(
+            job=self._job, request=wanted.request, error=info(fault)
+        )
+        self._refuse(wanted)
+
+    def _refuse_hopeless(self) -> None:
+        """In a pass: who has asked for a checkpoint that cannot fit need not wait for its end."""
+        order, outlook = self._orders.now, self._standing.outlook
+        wanted, budget = order.checkpoint, order.freeze_budget
+        if wanted is None or wanted.request == self._standing.answered:
+            return
+        if outlook.hopeless(self._disks, budget):
+            self._not_taken(wanted, outlook.too_long(self._disks, budget))
 
     def _refuse(self, wanted: CheckpointOrder) -> None:
         """Tell the receiver, once a session: of an earlier one it may never have heard."""
@@ -238,6 +255,7 @@ class Session:
             epoch=committed.epoch,
             consistency=taken.consistency,
             frozen_seconds=round(taken.frozen_seconds, 4),
+            forecast_seconds=round(taken.forecast, 4),
             **{f"{step}_ms": spent for step, spent in taken.milliseconds.items()},
         )
         if committed.held or wanted.cutover:

@@ -1,7 +1,7 @@
 """Where the job stands: what is counted over all its sessions, and the report made of it.
 
 One frozen report is the source of status, metrics, log and of what the receiver is told. It is
-made by whoever asks, as often as they ask; making it changes nothing but the speedometer.
+made by whoever asks, as often as they ask; making it changes nothing but what measures.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from protocol.errors import Fault
 from protocol.wire.jobs import ErrorInfo, JobOrder, JobReport, JobState
 from protocol.wire.messages import CheckpointFailed
+from replicad.convergence import Outlook
 from replicad.engine.disks import DiskSet
 from replicad.pace import Speedometer, remaining_seconds
 from replicad.sentence import describe
@@ -27,9 +28,11 @@ class Standing:
             as long as the order still wants it.
         frozen: seconds of each freeze that was committed.
         errors: faults by code.
+        outlook: whether passes converge, and what a freeze would take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outlook: Outlook) -> None:
+        self.outlook = outlook
         self.state: JobState = "ready"
         self.sentence = ""
         self.error: Fault | None = None
@@ -53,6 +56,7 @@ class Standing:
         self._logical = self._wire = 0
         self.epoch = 0
         self.speed.restart()
+        self.outlook.forget()
 
     def report(
         self, order: JobOrder, disks: DiskSet | None, transfer: Transfer | None
@@ -72,7 +76,8 @@ class Standing:
             sum(disk.transferred_bytes for disk in passing),
             self.speed.speed,
         )
-        doing = describe(listed, remaining, lag) if self.state == "syncing" else ""
+        convergence = self.outlook.look(disks, transfer, order.freeze_budget, order.bandwidth)
+        doing = describe(listed, remaining, lag, convergence) if self.state == "syncing" else ""
         return JobReport(
             job=order.job,
             revision=order.revision,
@@ -88,6 +93,7 @@ class Standing:
             disks=listed,
             reconnects=self.reconnects,
             tracker_misses=disks.misses if disks else 0,
+            convergence=convergence,
         )
 
 

@@ -100,14 +100,19 @@ class Freezer:
         if "ready" not in self._guardian.heard:
             raise self._failed("its watchdog does not start")
 
-    def flush(self) -> None:
+    def flush(self) -> float:
         """Sync once more: what was written since :meth:`prepare` need not be written frozen.
+
+        Returns:
+            Seconds that it took; FIFREEZE begins with the same.
 
         Raises:
             LocalFault: ``freeze_failed``.
         """
+        begun = self._clock()
         for fd, mount in zip(self._fds, self.mounts, strict=True):
             _sync(fd, mount, self._clock, 1)
+        return self._clock() - begun
 
     def freeze(self) -> None:
         """Freeze all, or none.
@@ -178,7 +183,9 @@ class Freezer:
         if self._first is None:
             raise RuntimeError("thaw() before freeze()")
         if not guardian.ended:
-            guardian.expect(self._clock() + PATIENCE_SECONDS)
+            # Never later than it was to take over anyway: thawing belongs to the budget.
+            latest = self._first + self.budget + GRACE_SECONDS
+            guardian.expect(min(self._clock() + PATIENCE_SECONDS, latest))
             guardian.send("thaw")
         guardian.wait(("thawed",), PATIENCE_SECONDS + RESCUE_SECONDS)
         thawed = guardian.heard.get("thawed")
@@ -190,7 +197,10 @@ class Freezer:
     def close(self) -> None:
         """Thaw if that has not been done, end the watchdog and close everything."""
         if self._guardian is not None:
-            self._guardian.close()
+            frozen = self._first is not None and not self._guardian.ended
+            self._guardian.close(
+                self._first + self.budget + GRACE_SECONDS if frozen and self._first else None
+            )
             self._guardian = None
             if self._record is not None:
                 remove_record(self._record)

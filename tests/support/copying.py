@@ -292,7 +292,8 @@ class Freezing:
         return self
 
     def prepare(self) -> None: ...
-    def flush(self) -> None: ...
+    def flush(self) -> float:
+        return 0.0
 
     def freeze(self) -> None:
         self.frozen = True

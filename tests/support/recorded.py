@@ -27,6 +27,16 @@ CHECKPOINT: dict[str, Any] = {
     "preserved": "held until 'job resume'",
 }
 RESULT = {**CHECKPOINT, "held": True}
+CONVERGENCE: dict[str, Any] = {
+    "state": "not converging",
+    "write_bytes_per_second": 40e6,
+    "send_bytes_per_second": 25e6,
+    "read_bytes_per_second": 900e6,
+    "needed_bytes_per_second": 40e6,
+    "freeze_forecast_seconds": 7.2,
+    "freeze_allowed_seconds": 2.0,
+    "sentence": "delta passes do not converge: more than 320 Mbit/s are needed",
+}
 JOB: dict[str, Any] = {
     "id": "7f3a9c",
     "name": "web",
@@ -43,6 +53,7 @@ JOB: dict[str, Any] = {
     "wire_bytes": 1 << 30,
     "lag_seconds": 1.5,
     "sentence": "the first copy",
+    "convergence": CONVERGENCE,
     "error": None,
     "bandwidth": 25_000_000,
     "compress": "auto",
@@ -107,6 +118,7 @@ SOURCE_JOB: dict[str, Any] = {
             "lag_seconds",
             "bandwidth",
             "sentence",
+            "convergence",
             "error",
             "disks",
         )

@@ -20,6 +20,7 @@ import pytest
 
 from protocol.errors import CHECKPOINT_SUPERSEDED, DISK_BUSY_UNMOUNTED, Fault
 from protocol.wire.jobs import CheckpointOrder
+from replicad.convergence import Outlook
 from replicad.engine import checkpoint
 from replicad.engine.checkpoint import Checkpointer, Taken
 from replicad.freeze.hooks import HookContext
@@ -97,7 +98,9 @@ def run_case(case: Callable[[Bench], Coroutine[Any, Any, Any]], *, tracked: bool
 
 def checkpointer(made: Bench, transfer: Any, budget: float = 30.0) -> Checkpointer:
     hooks, record = made.directory / "hooks", made.directory / "frozen.json"
-    return Checkpointer(made.disks, transfer, budget, hooks, CONTEXT, made.workers, record)
+    return Checkpointer(
+        made.disks, transfer, budget, hooks, CONTEXT, made.workers, record, Outlook(600.0)
+    )
 
 
 @pytest.mark.parametrize("part", range(3))
@@ -127,7 +130,7 @@ def test_cancelled_wherever_it_waits(part: int, monkeypatch: pytest.MonkeyPatch)
             assert made.disk.live_map.flying_granules == 0
             await made.sync()
             assert made.equal()
-            return taken if cancelled else Taken("crash", 0.0, "done")
+            return taken if cancelled else Taken("crash", 0.0, 0.0, "done")
 
         done = run_case(case)
         if done is not None:
@@ -239,15 +242,15 @@ def test_a_disk_without_a_filesystem_that_is_written_meanwhile_is_refused(
     async def case(made: Bench) -> None:
         await made.sync()
         freezing = frozen_for(monkeypatch, made, mounted=False)
-        drains = itertools.count()
-        drain = made.disks.drain_now
+        instant = iter([True])
+        drain = made.disks.drain_frozen
 
         def drain_and_write() -> None:
             drain()
-            if next(drains) == 3:  # converged, settled twice; this one is the instant
+            if next(instant, False):
                 made.tracker.write(made.path, 9, b"b" * GRANULE)
 
-        monkeypatch.setattr(made.disks, "drain_now", drain_and_write)
+        monkeypatch.setattr(made.disks, "drain_frozen", drain_and_write)
         async with await made.transfer() as transfer:
             with pytest.raises(Fault) as refused:
                 await checkpointer(made, transfer).take(ORDER)
