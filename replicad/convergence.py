@@ -165,6 +165,8 @@ class Outlook:
         state = forecast.judge(rates, self.last.state)
         said = forecast.sentence(state, rates, None, self.allowed(budget))
         cap = forecast.capped(budget, self.longest)
+        if not because and not forecast.fits(self.costs.fixed, self.allowed(budget)):
+            because = f"freezing and thawing alone take about {self.costs.fixed:.3f} s here"
         detail = "; ".join(filter(None, (because, said, cap)))
         return FREEZE_TOO_LONG.fault(forecast=seconds, budget=self.allowed(budget), detail=detail)
 

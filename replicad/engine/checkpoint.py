@@ -195,7 +195,14 @@ class Checkpointer:
         """Run the hooks of a phase; whether there was one. Those after the thaw only warn."""
         runs = await run_hooks(self._hooks, phase, self._context, limit)
         for run in runs:
-            _log.info("hook.ran", hook=run.hook, phase=phase, seconds=run.seconds, ok=run.ok)
+            _log.info(
+                "hook.ran",
+                hook=run.hook,
+                phase=phase,
+                seconds=round(run.seconds, 3),
+                ok=run.ok,
+                said=run.output[-300:].strip(),
+            )
         if phase != "post-thaw":
             raise_failed(runs)
         return bool(runs)

@@ -12,7 +12,8 @@ import pytest
 
 from tests.house.tree import ROOT
 
-SCRIPTS = {"run": "sh", ".ci/run": "bash"}
+HOOKS = "systemd/examples/hooks"
+SCRIPTS = {"run": "sh", ".ci/run": "bash", f"{HOOKS}/postgresql": "sh"}
 COMMANDS = {"install", "demo", "test", "check", "bench", "fuzz", "lock", "build", "clean"}
 
 
