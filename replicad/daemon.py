@@ -8,6 +8,7 @@ at any moment.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -332,6 +333,8 @@ def _let_go(tracker: EbpfTracker) -> None:
 def run(config: Config) -> int:
     """Be the daemon; the exit code of ``replicad run``."""
     configured = log.configure(config.log.format, config.log.level)
+    # An import while a filesystem is frozen may read from it, but not wait to write beside it.
+    sys.dont_write_bytecode = True
     try:
         with RuntimeHold(config.runtime.directory):
             _thaw_leftovers(config)

@@ -270,7 +270,8 @@ class Checkpointer:
             raise outlook.too_long(disks, self._ordered, because)
         if disks.tracked:
             await disks.drain()
-            if not disks.suspect and not outlook.fits(disks, self._ordered):
+            # The watchdog keeps to the budget; what surely does not fit need not be tried.
+            if not disks.suspect and outlook.forecast_settled(disks) > self._budget:
                 raise outlook.too_long(disks, self._ordered)
             await self._run(frozen.enlarge)
         return outlook.forecast_settled(disks) + outlook.costs.hooks

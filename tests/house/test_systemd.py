@@ -27,6 +27,7 @@ KEYS: dict[str, dict[str, set[str]]] = {
         "source": {"name", "disks"},
         "metrics": {"listen"},
         "hooks": {"directory"},
+        "freeze": {"longest"},
         "state": {"directory"},
         "runtime": {"directory"},
     },
