@@ -83,16 +83,18 @@ class Cluster:
         """Make it, and set what a test needs."""
         (self.root / "etc").mkdir(exist_ok=True)
         shutil.chown(self.root / "etc", "postgres", "postgres")
-        subprocess.run(
+        done = subprocess.run(
             [
                 *("pg_createcluster", self.version, self.name, "-d", str(self.data)),
                 *("-s", str(self.root), "-p", str(self.port), "-l", str(self.root / "log")),
                 *("--", "--auth-local=peer", "--wal-segsize=1"),
             ],
-            check=True,
-            stdout=subprocess.DEVNULL,
+            check=False,
+            capture_output=True,
+            text=True,
             env={**os.environ, **self.environment},
         )
+        assert done.returncode == 0, done.stderr
         folder = self.root / "etc" / self.version / self.name
         with (folder / "postgresql.conf").open("a") as file:
             file.write(CONFIGURATION.format(sockets=self.root, port=self.port))
