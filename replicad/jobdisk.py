@@ -138,6 +138,10 @@ class JobDisk:
         )
         if self.map is not None:
             if self.map.header.generation == opened.generation:
+                if self.map.header.token != present.token:
+                    # Found out here and not by a drain: it is a gap all the same.
+                    self.suspect_all(_ANEW)
+                    self.map.update(token=present.token, misses=misses)
                 self.map.update(epoch=epoch)
                 return
             self.map.close()
