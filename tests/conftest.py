@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -27,6 +27,17 @@ settings.register_profile(
     max_examples=200,
     print_blob=True,
     database=None,
+)
+# A long search, for a night or a release.
+settings.register_profile("long", parent=settings.get_profile("dev"), max_examples=3000)
+# tests/mutations: only finding counts, and what was found once is found again.
+settings.register_profile(
+    "mutation",
+    parent=settings.get_profile("dev"),
+    max_examples=1000,
+    derandomize=True,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 

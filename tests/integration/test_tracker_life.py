@@ -117,6 +117,18 @@ def test_a_resized_disk_gets_a_new_token(tmp_path: Path, device: str) -> None:
         assert (drained(tracker, grown) == touched(96 * MIB, 4096, [(80 * MIB, 4096)])).all()
 
 
+def test_a_resized_disk_that_nobody_has_drained_gets_a_new_token(
+    tmp_path: Path, device: str
+) -> None:
+    """A daemon that starts after the resize tracks before it drains."""
+    with tracker_at(tmp_path / "run") as tracker:
+        disk = tracker.track(device)
+        os.truncate(tmp_path / "image", 96 * MIB)
+        run("losetup", "--set-capacity", device)
+        grown = tracker.track(device)
+        assert (grown.size, grown.token == disk.token) == (96 * MIB, False)
+
+
 def test_an_unchanged_disk_keeps_its_token_and_bits(tmp_path: Path, device: str) -> None:
     with tracker_at(tmp_path / "run") as tracker:
         disk = tracker.track(device)

@@ -28,6 +28,7 @@ from tests.replicad.tracker.devices import (
     tracker_at,
     zram_device,
 )
+from tests.support.loops import mounted
 
 pytestmark = pytest.mark.root
 SIZE = 256 * MIB
@@ -331,6 +332,35 @@ def test_a_write_in_flight_at_a_drain_is_marked_again(tmp_path: Path) -> None:
         assert tracker.drain([disk], lambda *_: None)[disk.path].misses == 0
         tracker._table.state.stacked = 0  # completions are ignored
         assert any(stale_after_copying(tracker, device, disk) for _ in range(20))
+
+
+def test_a_request_that_lands_after_a_drain_is_marked_again(tmp_path: Path) -> None:
+    """On a request-based disk. Its backing filesystem is frozen, so a write to it is queued, and
+    lands only after two drains."""
+    size = 16 * MIB
+    with (
+        loop_device(tmp_path / "outer", 64 * MIB) as outer,
+        mounted(outer, tmp_path / "mount", "ext4"),
+        loop_device(tmp_path / "mount" / "image", size) as device,
+        tracker_at(tmp_path / "run") as tracker,
+    ):
+        disk = tracker.track(device)
+        direct = Direct(device, 4096)
+        writer = threading.Thread(target=direct.write, args=(5 * 4096, b"y" * 4096))
+        subprocess.run(["fsfreeze", "-f", tmp_path / "mount"], check=True)
+        try:
+            writer.start()
+            deadline = time.monotonic() + 20
+            while not (seen := drained(tracker, disk)).any():
+                assert time.monotonic() < deadline
+            assert seen.nonzero()[0].tolist() == [5]
+            assert not drained(tracker, disk).any()
+            assert writer.is_alive()
+        finally:
+            subprocess.run(["fsfreeze", "-u", tmp_path / "mount"], check=True)
+        writer.join(20)
+        direct.close()
+        assert drained(tracker, disk).nonzero()[0].tolist() == [5]
 
 
 def test_zram_writes_and_discards_are_exact(tmp_path: Path) -> None:

@@ -77,18 +77,16 @@ ENGINE = (
         "the-disk-is-thawed-before-it-was-read",
         5,
         "replicad/engine/instant.py",
-        "            await to_end(frozen.workers, _read_all, frozen)\n",
-        "            frozen.freezer.thaw()\n"
-        "            await to_end(frozen.workers, _read_all, frozen)\n",
+        "    works = frozen.plan()\n",
+        "    works = frozen.plan()\n    frozen.freezer.thaw()\n",
         "tests/replicad/engine/test_interrupted.py::test_what_is_committed_is_the_frozen_instant",
     ),
     one(
         "no-drain-while-frozen",
         5,
         "replicad/engine/instant.py",
-        "async def read_frozen(frozen: Frozen, exact: Exact) -> None:\n",
-        "async def read_frozen(frozen: Frozen, exact: Exact) -> None:\n"
-        "    frozen.disks.drain_now = lambda: None\n",
+        "frozen.disks.drain_frozen)",
+        "lambda: None)",
         "tests/replicad/engine/test_interrupted.py::test_what_is_committed_is_the_frozen_instant",
     ),
     one(

@@ -173,4 +173,6 @@ class Replication(RuleBasedStateMachine):
 
 
 TestReplication = Replication.TestCase
-TestReplication.settings = settings(max_examples=150, stateful_step_count=60)
+TestReplication.settings = settings(
+    max_examples=max(150, settings().max_examples), stateful_step_count=60
+)

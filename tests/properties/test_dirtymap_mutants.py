@@ -11,6 +11,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from replicad.dirtymap import DirtyMap, search
 from tests.properties.test_dirtymap_model import Replication
@@ -239,5 +240,5 @@ def test_a_broken_promise_is_found(world: type[World]) -> None:
 
 
 def test_the_world_itself_is_right() -> None:
-    """The same walks find nothing where nothing is wrong."""
-    search_for_a_fault(World, walks=200)
+    """The same walks find nothing where nothing is wrong; tests/mutations makes them longer."""
+    search_for_a_fault(World, walks=min(WALKS, 2 * settings().max_examples))

@@ -1,0 +1,148 @@
+"""Mutations of generations and checkpoints at the receiver."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import MODEL, one
+
+APPLYING = "receiver/applying.py"
+OPENING = "receiver/opening.py"
+COMMIT = "receiver/checkpoint.py"
+IN_SESSION = "tests/receiver/test_session.py"
+IN_MANAGER = "tests/receiver/test_manager.py"
+
+GENERATIONS = (
+    one(
+        "the-fresh-flag-is-not-cleared",
+        4,
+        OPENING,
+        "            catalog.disks.written(job.id, row.number)\n",
+        "",
+        "tests/receiver/test_opening.py",
+        quick=True,
+    ),
+    one(
+        "a-disk-that-holds-something-is-called-fresh",
+        4,
+        OPENING,
+        "fresh = row.fresh and disk.known_zero",
+        "fresh = row.fresh",
+        "tests/receiver/test_opening.py",
+    ),
+    one(
+        "the-mark-of-a-file-is-not-compared",
+        8,
+        "receiver/disk/raw.py",
+        "    if mark is not None and mark not in "
+        '{f"{job}:{generation}", f"{job}:{files.UNTRUSTED}"}:\n',
+        "    if False:\n",
+        "tests/receiver/test_raw.py::test_another_generation_is_refused",
+        quick=True,
+    ),
+    one(
+        "an-untrusted-file-keeps-its-generation",
+        4,
+        OPENING,
+        "    if disk.trusted:\n        return disk, row.generation\n",
+        "    if disk.size:\n        return disk, row.generation\n",
+        "tests/receiver/test_opening.py",
+    ),
+    one(
+        "a-failed-sync-leaves-no-mark",
+        4,
+        "receiver/disk/raw.py",
+        "            files.set_mark(self._descriptor, self.job, files.UNTRUSTED)\n\n\ndef _make",
+        "            pass\n\n\ndef _make",
+        "tests/receiver/test_raw.py::test_a_failed_sync_is_remembered_by_the_file",
+        quick=True,
+    ),
+)
+
+CHECKPOINTS = (
+    one(
+        "a-checkpoint-is-committed-without-a-sync",
+        5,
+        COMMIT,
+        "    await session.sync()\n",
+        "",
+        f"{IN_MANAGER}::test_no_session_is_opened_while_a_commit_is_recorded",
+        MODEL,
+    ),
+    one(
+        "content-is-taken-while-a-checkpoint-is-preserved",
+        5,
+        COMMIT,
+        "        session.still = True\n        try:\n",
+        "        try:\n",
+        f"{IN_MANAGER}::test_no_session_is_opened_while_a_commit_is_recorded",
+        quick=True,
+    ),
+    one(
+        "a-checkpoint-is-recorded-before-it-is-preserved",
+        5,
+        COMMIT,
+        "    kept = await asyncio.to_thread(preserve, storage, session.job, "
+        "message.epoch, paths)\n",
+        "    kept = Preserved(None, '')\n",
+        MODEL,
+    ),
+    one(
+        "held-is-ignored-by-the-session",
+        5,
+        COMMIT,
+        '        session.still = job.held or job.state == "finished"\n',
+        "        session.still = False\n",
+        "tests/receiver/test_checkpoint.py",
+        quick=True,
+    ),
+    one(
+        "held-is-ignored-when-a-session-opens",
+        5,
+        OPENING,
+        'if wanted(row.state) != "run" or row.held:',
+        'if wanted(row.state) != "run":',
+        "tests/receiver/test_opening.py",
+        quick=True,
+    ),
+    one(
+        "still-disks-are-written",
+        5,
+        APPLYING,
+        "        if self._target.still:\n",
+        "        if False:\n",
+        f"{IN_SESSION}::test_what_is_not_the_sessions_to_write_is_refused",
+        quick=True,
+    ),
+    one(
+        "a-commit-that-nobody-asked-for",
+        5,
+        COMMIT,
+        "        if order is None:\n",
+        "        if False:\n",
+        f"{IN_MANAGER}::test_a_commit_that_nobody_asked_for_is_refused",
+    ),
+    one(
+        "a-commit-of-an-older-session",
+        5,
+        COMMIT,
+        "        if session is None or session.id != message.session:\n",
+        "        if session is None:\n",
+        "tests/receiver/test_checkpoint.py",
+    ),
+    one(
+        "a-commit-said-twice-is-taken-twice",
+        10,
+        COMMIT,
+        "        if present is not None:\n",
+        "        if False:\n",
+        f"{IN_MANAGER}::test_a_commit_answers_who_waits_and_saying_it_twice_is_saying_it_once",
+        quick=True,
+    ),
+    one(
+        "a-half-made-snapshot-has-its-name",
+        5,
+        "receiver/snapshot.py",
+        '    partial, final = home / f"{epoch}{_PARTIAL}", home / str(epoch)\n',
+        '    partial, final = home / f"{epoch}", home / str(epoch)\n',
+        "tests/receiver/test_snapshot.py::test_a_crash_at_any_step_leaves_nothing_that_looks_whole",
+    ),
+)

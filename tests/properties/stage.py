@@ -1,0 +1,62 @@
+"""What of the product is replaced while the whole way is played: its view of the world outside."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import protocol.link.data
+import receiver.checkpoint
+import receiver.datapath
+import receiver.disk.base
+import receiver.session
+import receiver.sessions
+import replicad.engine.passes
+import replicad.jobdisk
+import replicad.planner
+import replicad.recovery
+import replicad.tracker.disk
+import replicad.transfer
+from tests.properties import invariants
+from tests.properties import kernel as sim
+from tests.properties.batches import COMPARE, DATA, WINDOW
+from tests.properties.ends import CountingMap, SimReader, SimSender, WatchedConnection
+
+if TYPE_CHECKING:
+    from tests.properties.wholeway import WholeWay
+
+
+def play(world: WholeWay, stack: contextlib.ExitStack) -> None:
+    """Until ``stack`` is closed."""
+
+    def put(module: Any, name: str, value: object) -> None:
+        stack.enter_context(mock.patch.object(module, name, value))
+
+    async def nothing(*_: object) -> None:
+        """No snapshot is let go."""
+
+    put(replicad.planner, "DATA_LIMITS", DATA)
+    put(replicad.planner, "COMPARE_LIMITS", COMPARE)
+    put(replicad.engine.passes, "TAKE", 3)
+    put(replicad.engine.passes, "RESWEEP", 2)
+    put(replicad.jobdisk, "DiskReader", lambda path, **_: SimReader(world.disk, path))
+    put(replicad.recovery, "DirtyMap", CountingMap)
+    put(replicad.jobdisk, "boot_id", lambda: world.kernel.boot)
+    put(replicad.tracker.disk, "inspect", sim.inspect)
+    put(replicad.tracker.disk, "size_and_sequence", sim.size_and_sequence)
+    put(replicad.transfer, "Sender", SimSender)
+    put(protocol.link.data, "dial", world.dial)
+    put(receiver.session, "DataConnection", type("It", (WatchedConnection,), {"world": world}))
+    put(receiver.session, "time", world.clock)
+    put(receiver.datapath, "time", world.clock)
+    put(receiver.datapath, "LINGER_MS", 0)
+    put(receiver.datapath, "BURST_FRAMES", 2)
+    put(receiver.sessions, "job_to_run", lambda *_: world.job)
+    put(receiver.sessions, "open_disks", lambda *_: world.receiver.open_disks())
+    put(receiver.sessions, "WINDOW_BYTES", WINDOW)
+    put(receiver.disk.base, "os", world.os)
+    put(receiver.checkpoint, "preserve", partial(invariants.preserve, world))
+    put(receiver.checkpoint, "_record", partial(invariants.record, world))
+    put(receiver.checkpoint, "_let_go", nothing)
