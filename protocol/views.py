@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol.wire.jobs import Convergence, DiskInfo, ErrorInfo, JobState, PassKind
+from protocol.wire.jobs import Convergence, DiskInfo, DiskRange, ErrorInfo, JobState, PassKind
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +43,23 @@ class CheckpointView(View, frozen=True):
     frozen_seconds: float
     snapshot: str | None
     preserved: str
+
+
+class VerifiedView(View, frozen=True):
+    """The last verification that came to its end; also what ``job verify --wait`` prints.
+
+    ``ranges``: the first of those that differed; ``more_ranges`` beyond them. ``repaired``:
+    something differed, and nothing does any more.
+    """
+
+    request: str
+    when: str
+    bytes_compared: int
+    differing_bytes: int
+    ranges: tuple[DiskRange, ...]
+    more_ranges: int
+    repaired: bool
+    seconds: float
 
 
 class JobView(View, frozen=True):
@@ -81,6 +98,7 @@ class JobView(View, frozen=True):
     valid_until: str | None
     disks: tuple[DiskView, ...]
     checkpoint: CheckpointView | None
+    verified: VerifiedView | None
 
 
 class CheckpointResult(View, frozen=True):

@@ -81,6 +81,21 @@ class Applier:
             PeerFault, LocalFault: as for :meth:`data`.
         """
         disk = self._disk(frame.disk, frame.ranges)
+        if not frame.medium:
+            return self._differing(disk, frame, payload, scratch)
+        # Before: so that what is read is what the medium holds. After: a verification of
+        # everything should not push everything else out of the page cache.
+        first, last = frame.ranges[0], frame.ranges[-1]
+        extent = first.offset, last.offset + last.length - first.offset
+        disk.forget(*extent)
+        try:
+            return self._differing(disk, frame, payload, scratch)
+        finally:
+            disk.forget(*extent)
+
+    def _differing(
+        self, disk: IntermediateDisk, frame: Digests, payload: memoryview, scratch: memoryview
+    ) -> bytes:
         block = frame.block
         bits = bytearray(-(-block_count(frame) // 8))
         step = len(scratch) // block * block

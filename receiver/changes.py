@@ -68,6 +68,8 @@ def order_of(catalog: Catalog, source: str) -> JobOrder:
         freeze_budget=job.spec.freeze_budget,
         checkpoint=job.wanted,
         held=job.held,
+        verify=job.verify,
+        differing=() if job.verified is None else job.verified.differing,
     )
 
 
@@ -95,7 +97,7 @@ def acted(row: JobRow, action: Action, now: float) -> JobRow:
             changes["next_sync"] = None
     if action in {"pause", "cancel"}:
         # Who asked is told that it was not taken; it must not be taken later by surprise.
-        changes["wanted"] = None
+        changes["wanted"] = changes["verify"] = None
     return changed(row, **changes)
 
 
@@ -157,7 +159,7 @@ def asked(row: JobRow, order: CheckpointOrder) -> JobRow:
 def failed(row: JobRow, error: ErrorInfo) -> JobRow:
     """Why a job stopped. What it was asked for is forgotten: who asked is told."""
     state = row.state if wanted(row.state) != "run" else "error"
-    return changed(row, state=state, error=error, wanted=None)
+    return changed(row, state=state, error=error, wanted=None, verify=None)
 
 
 def not_taken(row: JobRow, message: CheckpointFailed, now: float) -> JobRow | None:
@@ -169,7 +171,7 @@ def not_taken(row: JobRow, message: CheckpointFailed, now: float) -> JobRow | No
         due = next_sync(row.next_sync or row.started or now, row.spec.every, now)
     # Not left to the source's next report: who was refused may ask again at once.
     state = "syncing" if row.state == "checkpointing" else row.state
-    if due is not None:
+    if due is not None and row.verify is None:
         state = "waiting"
     return changed(row, wanted=None, error=message.error, state=state, next_sync=due)
 
@@ -178,7 +180,7 @@ def expired(row: JobRow, now: float) -> JobRow | None:
     """A job whose validity is over; None when it is not."""
     if not has_expired(row.state, row.valid_until, now):
         return None
-    return changed(row, state="expired", wanted=None)
+    return changed(row, state="expired", wanted=None, verify=None)
 
 
 def due(row: JobRow, now: float) -> JobRow | None:

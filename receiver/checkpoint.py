@@ -27,6 +27,7 @@ from receiver.session import Session
 from receiver.sessions import Sessions
 from receiver.shelf import Shelf
 from receiver.snapshot import Preserved, drop, epochs_to_drop, preserve
+from receiver.verification import mended
 
 _log = log.get("checkpoint")
 
@@ -141,6 +142,7 @@ def _record(catalog: Catalog, row: CheckpointRow, message: Commit) -> JobRow:
             # Nobody asks: else a source could rotate every good snapshot away by committing.
             raise JOB_STATE.fault(job=job.id, state=job.state, action="checkpointed unasked")
         answers = order.request == message.request
+        hold = order.hold and answers
         due = None
         if job.spec.every is not None:
             anchor = job.next_sync or job.started or row.committed
@@ -148,11 +150,11 @@ def _record(catalog: Catalog, row: CheckpointRow, message: Commit) -> JobRow:
         standing = after_commit(
             job.id,
             Standing(job.state, job.outcome, job.held, job.next_sync),
-            hold=order.hold and answers,
+            hold=hold,
             cutover=order.cutover and answers,
             next_sync=due,
         )
-        if not answers:
+        if not answers or (job.verify is not None and standing.state == "waiting" and not hold):
             standing = replace(standing, state="syncing")
         catalog.checkpoints.add(row)
         crash.here("commit.recording")
@@ -167,6 +169,8 @@ def _record(catalog: Catalog, row: CheckpointRow, message: Commit) -> JobRow:
                 next_sync=standing.next_sync,
                 wanted=None if answers else order,
                 error=None,
+                verify=job.verify if standing.state != "finished" else None,
+                verified=mended(job.verified),
             )
         )
 

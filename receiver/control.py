@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from receiver.params import (
     MaybeJob,
     Named,
     SetJob,
+    VerifyJob,
 )
 from receiver.views import intermediate_view, source_view, text
 
@@ -62,6 +63,7 @@ class Control:
             "job.set": Method(self.set_job, SetJob),
             "job.checkpoint": Method(self.checkpoint, CheckpointJob),
             "job.cutover": Method(self.cutover, CheckpointJob),
+            "job.verify": Method(self.verify, VerifyJob),
             "disk.list": Method(self.list_disks, MaybeJob),
             "disk.path": Method(self.disk_path, JobDisk),
         }
@@ -178,10 +180,28 @@ class Control:
     async def _checkpoint(self, params: CheckpointJob, *, cutover: bool) -> AsyncIterator[object]:
         manager = self._manager
         job, request = await manager.checkpoint(params.job, hold=params.hold, cutover=cutover)
-        if not params.wait:
+        async for item in self._asked(job, request, params.wait, manager.result):
+            yield item
+
+    async def verify(self, params: VerifyJob) -> AsyncIterator[object]:
+        """Compare the copies with the source; with ``wait``, updates until that is done."""
+        job, request = await self._manager.verify(params.job, repair=params.repair)
+        async for item in self._asked(job, request, params.wait, self._manager.verified):
+            yield item
+
+    async def _asked(
+        self,
+        job: JobRow,
+        request: str,
+        wait: bool,
+        end: Callable[[JobRow, str], Coroutine[Any, Any, object]],
+    ) -> AsyncIterator[object]:
+        """The answer to what the source must do first: its name, or updates and its result."""
+        if not wait:
             yield Final({"request": request, "job": job.id})
             return
-        result = asyncio.ensure_future(manager.result(job, request))
+        manager = self._manager
+        result = asyncio.ensure_future(end(job, request))
         try:
             while not result.done():
                 yield await manager.view(await manager.resolve(job.id))

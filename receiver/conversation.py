@@ -31,6 +31,8 @@ from protocol.wire.messages import (
     Inventory,
     OpenSession,
     SessionFailed,
+    Verified,
+    VerifyFailed,
 )
 from protocol.wire.rules import Role
 from receiver import __version__
@@ -237,6 +239,10 @@ class Conversations:
             await manager.happenings.reported(here.name, message)
         elif isinstance(message, CheckpointFailed):
             await manager.happenings.checkpoint_failed(here.name, message)
+        elif isinstance(message, Verified):
+            await manager.happenings.verifications.verified(here.name, message)
+        elif isinstance(message, VerifyFailed):
+            await manager.happenings.verifications.failed(here.name, message)
         elif isinstance(message, CloseSession):
             # Only what was opened here, and once: ids of others are none of its business.
             if message.session in here.sessions:

@@ -138,6 +138,8 @@ class Daemon:
             received={row.id: self.manager.figures.since_start(row.id) for row in rows},
             reports={row.id: said for row in rows if (said := self.manager.figures.report(row))},
             frozen=tuple(self.manager.happenings.frozen.values()),
+            compared=dict(self.manager.happenings.verifications.compared),
+            differing=dict(self.manager.happenings.verifications.differing),
             errors=dict(self.manager.happenings.errors),
         )
 

@@ -28,6 +28,7 @@ from receiver.jobs.states import wanted
 from receiver.session import Session
 from receiver.sessions import Sessions
 from receiver.shelf import Shelf
+from receiver.verification import Verifications
 from receiver.waiting import Waiting
 
 TICK_SECONDS = 0.5
@@ -58,6 +59,7 @@ class Happenings:
     Attributes:
         errors: how often each code has come up, for the metrics.
         frozen: seconds that the source was frozen for each checkpoint (job, epoch), likewise.
+        verifications: who asks for them, who waits, and what they found.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Happenings:
         storage: Path,
         told: Told,
         figures: Figures,
-        waiting: Waiting,
+        waiting: Waiting[CheckpointResult],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.sessions: Sessions
@@ -79,6 +81,7 @@ class Happenings:
         self._waiting = waiting
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self.verifications = Verifications(shelf, self.tell, self.errors)
 
     async def tell(self, job: JobRow) -> None:
         """Give a job's source the order that is now in force."""
@@ -202,7 +205,9 @@ class Happenings:
     def _note_error(self, job: str, error: ErrorInfo) -> None:
         _log.error("job.failed", job=job, code=error.code, because=error.message)
         self.errors[error.code] += 1
-        self._waiting.failed(job, from_peer(error.code, error.message, error.remedy))
+        fault = from_peer(error.code, error.message, error.remedy)
+        self._waiting.failed(job, fault)
+        self.verifications.ended(job, fault)
 
     def committed(self, job: JobRow, row: CheckpointRow) -> None:
         """A checkpoint was recorded: tell who waits, once its disks stand still."""
@@ -212,6 +217,8 @@ class Happenings:
     async def _announce(self, job: JobRow, row: CheckpointRow) -> None:
         try:
             session = self.sessions.of_job(job.id)
+            if job.state == "finished":
+                self.verifications.superseded(job.id, "the job is finished")
             if wanted(job.state) != "run" and session is not None:
                 await self.sessions.leave(session, LEAVE_SECONDS)
         finally:
@@ -264,6 +271,7 @@ class Happenings:
             if row.state == "expired":
                 gone = CHECKPOINT_SUPERSEDED.fault(detail=f"the job is {row.state}")
                 self._waiting.failed(row.id, gone)
+                self.verifications.superseded(row.id, f"the job is {row.state}")
                 self.beside(self.sessions.close(row.id))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from protocol.errors import CHECKPOINT_SUPERSEDED
 from protocol.local import crash, log
-from protocol.views import CheckpointResult, JobView
+from protocol.views import CheckpointResult, JobView, VerifiedView
 from protocol.wire.jobs import CheckpointOrder, JobOrder
 from receiver import changes
 from receiver.catalog import Catalog, CheckpointRow, JobRow
@@ -49,7 +49,7 @@ class Manager:
         self.shelf = shelf
         self.storage = storage
         self.figures = Figures()
-        self._waiting = Waiting()
+        self._waiting: Waiting[CheckpointResult] = Waiting()
         self._told = told
         self._clock = clock
         self.happenings = Happenings(shelf, storage, told, self.figures, self._waiting, clock)
@@ -126,6 +126,7 @@ class Manager:
         if action in {"pause", "cancel"}:
             gone = CHECKPOINT_SUPERSEDED.fault(detail=f"the job is {job.state}")
             self._waiting.failed(job.id, gone)
+            self.happenings.verifications.superseded(job.id, f"the job is {job.state}")
         if action == "pause":
             # The source leaves by itself; one that does not is shown out.
             self.happenings.beside(self._leave_paused(job.id))
@@ -181,6 +182,23 @@ class Manager:
         order = CheckpointOrder(request=secrets.token_hex(8), hold=hold, cutover=cutover)
         job = await self._change(text, lambda row: changes.asked(row, order))
         return job, job.wanted.request if job.wanted is not None else order.request
+
+    async def verify(self, text: str, *, repair: bool) -> tuple[JobRow, str]:
+        """Ask for a verification: the job and the request's name.
+
+        Raises:
+            LocalFault: UNKNOWN_JOB, JOB_STATE.
+        """
+        verifications = self.happenings.verifications
+        return await verifications.ask(lambda catalog: changes.resolve(catalog, text), repair)
+
+    async def verified(self, job: JobRow, request: str) -> VerifiedView:
+        """Wait until a requested verification has come to its end.
+
+        Raises:
+            Fault: why it has not.
+        """
+        return await self.happenings.verifications.result(job.id, request)
 
     async def result(self, job: JobRow, request: str) -> CheckpointResult:
         """Wait until a requested checkpoint is committed.

@@ -62,6 +62,14 @@ class CheckpointJob(Params, frozen=True):
     hold: bool = False
 
 
+class VerifyJob(Params, frozen=True):
+    """``job.verify``."""
+
+    job: str
+    wait: bool = False
+    repair: bool = False
+
+
 class Start(msgspec.Struct, frozen=True):
     """When a job starts; ``at`` is RFC 3339."""
 

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from protocol.errors import INTERNAL
 from protocol.local.freezes import CONVERGENCE_GAUGES, freeze_histogram
+from protocol.units import parse_instant
 from protocol.views import JobView
 from protocol.wire.jobs import JobReport
 
@@ -39,7 +40,8 @@ _DISKS = (
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The receiver at one moment. By job: ``received`` logical and wire bytes since its start,
-    and ``reports``, the source's last word; ``frozen``: seconds of checkpoints since its start.
+    ``compared`` and ``differing`` bytes of verifications, likewise, and ``reports``, the source's
+    last word; ``frozen``: seconds of checkpoints since its start.
     """
 
     jobs: tuple[JobView, ...] = ()
@@ -49,6 +51,8 @@ class Snapshot:
     received: dict[str, tuple[int, int]] = field(default_factory=dict)
     reports: dict[str, JobReport] = field(default_factory=dict)
     frozen: tuple[float, ...] = ()
+    compared: dict[str, int] = field(default_factory=dict)
+    differing: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
 
 
@@ -74,6 +78,7 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
             if (value := getattr(job.convergence, key)) is not None:
                 gauge.add_metric([job.id, job.source], value)
         yield gauge
+    yield from _verified(now, labels)
     yield from _states(now)
     yield freeze_histogram("receiver_freeze_seconds", now.frozen)
     yield _plain("receiver_connected_sources", "Sources that are connected.", now.sources)
@@ -104,6 +109,33 @@ def _counters(now: Snapshot, labels: list[str]) -> Iterable[Metric]:
             if (said := now.reports.get(job.id)) is not None:
                 counter.add_metric([job.id, job.source], getattr(said, key))
         yield counter
+
+
+def _verified(now: Snapshot, labels: list[str]) -> Iterable[Metric]:
+    for name, doc, counts in (
+        ("receiver_verified_bytes", "Bytes that verifications have compared.", now.compared),
+        ("receiver_verify_differing_bytes", "Bytes that they found to differ.", now.differing),
+    ):
+        counter = CounterMetricFamily(
+            name, f"{doc[:-1]}, since this daemon started.", labels=labels
+        )
+        for job in now.jobs:
+            counter.add_metric([job.id, job.source], counts.get(job.id, 0))
+        yield counter
+    last = GaugeMetricFamily(
+        "receiver_last_verify_timestamp_seconds", "When one came to its end last.", labels=labels
+    )
+    wrong = GaugeMetricFamily(
+        "receiver_unrepaired_bytes",
+        "Bytes that the last one found and nobody has repaired.",
+        labels=labels,
+    )
+    for job in now.jobs:
+        if (said := job.verified) is not None:
+            last.add_metric([job.id, job.source], parse_instant(said.when).timestamp())
+        unrepaired = 0 if said is None or said.repaired else said.differing_bytes
+        wrong.add_metric([job.id, job.source], unrepaired)
+    yield from (last, wrong)
 
 
 def _states(now: Snapshot) -> Iterable[Metric]:

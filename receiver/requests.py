@@ -10,6 +10,7 @@ from protocol.errors import UNKNOWN_JOB, Fault
 from protocol.wire.messages import Answer, Ask
 from receiver.catalog import JobRow
 from receiver.manager import Manager
+from receiver.verification import PREFIX
 
 
 async def answer(manager: Manager, source: str, ask: Ask) -> Answer:
@@ -29,6 +30,9 @@ async def answer(manager: Manager, source: str, ask: Ask) -> Answer:
         found = await manager.act(job.id, "resume")
     elif ask.action == "limit":
         found = await manager.edit(job.id, {"bandwidth": ask.bandwidth or 0})
+    elif ask.action == "verify":
+        _, request = await manager.verify(job.id, repair=ask.repair)
+        found = {"request": request}
     else:
         _, request = await manager.checkpoint(
             job.id, hold=ask.hold, cutover=ask.action == "cutover"
@@ -38,7 +42,8 @@ async def answer(manager: Manager, source: str, ask: Ask) -> Answer:
 
 
 async def _progress(manager: Manager, source: str, request: str) -> dict[str, Any]:
-    """Where a requested checkpoint stands: the job, and its result or why there is none."""
+    """Where a requested checkpoint or verification stands: the job, and its result or why there
+    is none."""
 
     def newest(catalog: Any) -> JobRow | None:
         mine = [row for row in catalog.jobs.all() if row.source == source]
@@ -48,9 +53,11 @@ async def _progress(manager: Manager, source: str, request: str) -> dict[str, An
     if job is None:
         raise UNKNOWN_JOB.fault(job=f"of source {source}")
     found: dict[str, Any] = {"job": await manager.view(job), "result": None, "error": None}
-    if request and (job.wanted is None or job.wanted.request != request):
+    verify = request.startswith(PREFIX)
+    wanted = job.verify if verify else job.wanted
+    if request and (wanted is None or wanted.request != request):
         try:
-            found["result"] = await manager.result(job, request)
+            found["result"] = await (manager.verified if verify else manager.result)(job, request)
         except Fault as fault:
             found["error"] = fault.as_dict()
     return found

@@ -8,6 +8,7 @@ from protocol.units import format_instant, instant_of
 from protocol.views import CheckpointView, DiskView, IntermediateView, JobView, SourceView
 from protocol.wire.jobs import Convergence, DiskReport, JobReport
 from receiver.catalog import CheckpointRow, DiskRow, JobRow, SourceRow
+from receiver.verification import differs, verified_view
 
 _WORKING = frozenset({"preparing", "syncing", "checkpointing"})
 
@@ -92,7 +93,7 @@ def job_view(
         lag_seconds=_lag(job, report, presence),
         sentence=sentence,
         convergence=report.convergence if report and following else Convergence(),
-        error=job.error,
+        error=job.error or differs(job),
         bandwidth=job.spec.bandwidth,
         compress=job.spec.compress,
         freeze_budget=job.spec.freeze_budget,
@@ -106,6 +107,7 @@ def job_view(
             for disk in disks
         ),
         checkpoint=checkpoint_view(checkpoint) if checkpoint else None,
+        verified=verified_view(job.verified) if job.verified else None,
     )
 
 

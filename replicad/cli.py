@@ -224,6 +224,16 @@ def cutover(**how: Any) -> None:
     _door().order("cutover", **how)
 
 
+@program.command()
+@wait
+@click.option("--repair", is_flag=True, help="Send what differs, and compare it again.")
+@timeout
+@as_json
+def verify(**how: Any) -> int:
+    """Compare the copies with the disks while both live; exit code 1 when something differs."""
+    return _door().verify("verify", **how)
+
+
 def main() -> None:
     """The entry point of ``replicad``."""
     from protocol.admin.command import run as end_with  # noqa: PLC0415 - not for imports

@@ -37,6 +37,13 @@ class Checkpoint(msgspec.Struct, frozen=True):
     hold: bool = False
 
 
+class Verify(msgspec.Struct, frozen=True):
+    """Parameters of ``verify``."""
+
+    wait: bool = False
+    repair: bool = False
+
+
 class Commands:
     """The methods, for the daemon that they are about."""
 
@@ -53,6 +60,7 @@ class Commands:
             "limit": Method(self._limit, Limit),
             "checkpoint": Method(self._checkpoint, Checkpoint),
             "cutover": Method(self._cutover, Checkpoint),
+            "verify": Method(self._verify, Verify),
         }
 
     async def _status(self, _: object) -> SourceStatus:
@@ -79,12 +87,17 @@ class Commands:
 
     async def _checkpoint(self, params: Checkpoint) -> AsyncIterator[object]:
         """Take a checkpoint; with ``wait``, updates until it is committed."""
-        async for item in self._order("checkpoint", params):
+        async for item in self._order("checkpoint", params.wait, hold=params.hold):
             yield item
 
     async def _cutover(self, params: Checkpoint) -> AsyncIterator[object]:
         """Take the last checkpoint; with ``wait``, updates until it is committed."""
-        async for item in self._order("cutover", params):
+        async for item in self._order("cutover", params.wait, hold=params.hold):
+            yield item
+
+    async def _verify(self, params: Verify) -> AsyncIterator[object]:
+        """Compare the copies with the disks; with ``wait``, updates until that is done."""
+        async for item in self._order("verify", params.wait, repair=params.repair):
             yield item
 
     async def _ask(self, action: str, **values: Any) -> Any:
@@ -96,9 +109,9 @@ class Commands:
         )
         return msgspec.json.decode(answer.result)
 
-    async def _order(self, action: str, params: Checkpoint) -> AsyncIterator[object]:
-        asked = await self._ask(action, hold=params.hold)
-        if not params.wait:
+    async def _order(self, action: str, wait: bool, **how: bool) -> AsyncIterator[object]:
+        asked = await self._ask(action, **how)
+        if not wait:
             yield Final(asked)
             return
         while True:

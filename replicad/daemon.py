@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -229,6 +230,7 @@ class Daemon:
             connected=self._link is not None,
             report=report,
             frozen=tuple(self.engine.standing.frozen),
+            verified=replace(self.engine.standing.tally),
             errors=dict(self._errors + self.engine.standing.errors),
             misses=report.tracker_misses if report else 0,
             reconnects=self.engine.standing.reconnects,

@@ -32,7 +32,8 @@ class Work:
 
     ``frozen``: the content, when it was read while the source was frozen. ``zeros``: bytes of
     the content that turned out to be zero. ``bits``: the receiver's answer to digests, once it
-    has come.
+    has come. ``verdict``: of a verification, who is told which ranges differ; the dirty map is
+    not.
     """
 
     disk: JobDisk
@@ -42,11 +43,19 @@ class Work:
     frozen: memoryview | None = field(default=None, repr=False)
     zeros: int = 0
     bits: bytes | None = field(default=None, repr=False)
+    verdict: Callable[[Work, Sequence[tuple[int, int]]], None] | None = field(
+        default=None, repr=False
+    )
 
     @property
     def size(self) -> int:
         """Bytes of the disk that this is about; what counts against the window."""
         return sum(length for _, length in self.ranges)
+
+    def lost(self) -> None:
+        """No answer will come. What is being verified lacks nothing because of that."""
+        if self.verdict is None:
+            self.disk.live_map.lost(self.batch)
 
 
 class Feed:

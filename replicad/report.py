@@ -16,6 +16,7 @@ from protocol.errors import INTERNAL
 from protocol.local.freezes import CONVERGENCE_GAUGES, freeze_histogram
 from protocol.views import DiskView, JobStatus, SourceStatus, TrackerView
 from protocol.wire.jobs import DiskReport, JobOrder, JobReport
+from replicad.verification import Tally
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class Snapshot:
     connected: bool = False
     report: JobReport | None = None
     frozen: Sequence[float] = ()
+    verified: Tally = field(default_factory=Tally)
     errors: dict[str, int] = field(default_factory=dict)
     misses: int = 0
     reconnects: int = 0
@@ -114,6 +116,17 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
         errors.add_metric([code], count)
     yield errors
     yield freeze_histogram("replicad_freeze_seconds", now.frozen)
+    said = now.verified
+    yield counter(
+        "replicad_verified_bytes", "Bytes that verifications have compared.", said.compared_bytes
+    )
+    yield counter(
+        "replicad_verify_differing_bytes", "Bytes that they found to differ.", said.differing_bytes
+    )
+    if said.last:
+        yield gauge(
+            "replicad_last_verify_timestamp_seconds", "When one came to its end last.", said.last
+        )
 
 
 def _job(report: JobReport, labels: tuple[str, ...]) -> Iterable[Metric]:

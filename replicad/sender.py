@@ -163,9 +163,11 @@ class Sender(threading.Thread):
                 for at in range(0, part, block):
                     digests += digest(plain[at : min(at + block, part)], seed)
         crash.here("sender.hashed")
-        work.disk.compared_bytes += work.size if work.stage == "coarse" else 0
+        if work.stage == "coarse" and work.verdict is None:
+            work.disk.compared_bytes += work.size
         ranges = tuple(Segment(offset, length) for offset, length in work.ranges)
-        meta = encode_meta(Digests(work.disk.number, block, ranges))
+        medium = work.verdict is not None
+        meta = encode_meta(Digests(work.disk.number, block, ranges, medium))
         plain[:size] = digests
         plain[size : size + len(meta)] = meta
         self._send(work, size, plain[: size + len(meta)], sealed, blocks)

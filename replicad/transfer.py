@@ -117,7 +117,7 @@ class Transfer:
     async def __aexit__(self, *_: object) -> None:
         self._ended = True
         for work in self._feed.stop():
-            work.disk.live_map.lost(work.batch)
+            work.lost()
         self._inflight.stop()
         for sender in self._senders.values():
             sender.stop()
@@ -211,7 +211,7 @@ class Transfer:
     def release(self) -> None:
         """After the next session has opened: what was in flight here is dirty again."""
         for work in self._feed.abandon():
-            work.disk.live_map.lost(work.batch)
+            work.lost()
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ class Transfer:
             assert work.bits is not None  # an ack before its diff was refused
             found = differing(work.ranges, work.bits, block)
             if found and work.stage == "coarse":
-                self._feed.push(Work(disk, work.batch, "fine", found))
+                self._feed.push(Work(disk, work.batch, "fine", found, verdict=work.verdict))
                 crash.here("transfer.finer")
                 return
             self._compared(work, found)
@@ -262,6 +262,9 @@ class Transfer:
 
     def _compared(self, work: Work, found: Sequence[tuple[int, int]]) -> None:
         disk = work.disk
+        if work.verdict is not None:
+            work.verdict(work, found)
+            return
         self._compared_batches += 1
         granules = differing_granules(work.batch, found, disk.granule) if found else ()
         disk.live_map.compared(work.batch, granules, time.monotonic())

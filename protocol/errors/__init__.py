@@ -36,6 +36,15 @@ from protocol.errors.checkpoint import (
 from protocol.errors.checkpoint import (
     HOOK_FAILED as HOOK_FAILED,
 )
+from protocol.errors.checkpoint import (
+    VERIFY_DIFFERS as VERIFY_DIFFERS,
+)
+from protocol.errors.checkpoint import (
+    VERIFY_SUPERSEDED as VERIFY_SUPERSEDED,
+)
+from protocol.errors.checkpoint import (
+    VERIFY_UNTRACKED as VERIFY_UNTRACKED,
+)
 from protocol.errors.fault import (
     Exit as Exit,
 )

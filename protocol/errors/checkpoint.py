@@ -41,3 +41,26 @@ CHECKPOINT_SUPERSEDED = Kind(
     "the checkpoint was not taken: {detail}",
     "Ask for it again.",
 )
+VERIFY_UNTRACKED = Kind(
+    "RPL-6007",
+    "verify_untracked",
+    "disk {path} cannot be verified: its writes are not tracked ({detail}), so damage cannot be"
+    " told from what is written meanwhile",
+    "Take a checkpoint instead: on this disk each sync and checkpoint compares everything and"
+    " repairs what differs.",
+    Exit.REFUSED,
+)
+VERIFY_DIFFERS = Kind(
+    "RPL-6008",
+    "verify_differs",
+    "a verification found that the copies of job {job} differ from its source and has not repaired"
+    " them: {size} in {count} ranges ({where})",
+    "Run 'receiver job verify {job} --repair', or take a checkpoint: either sends them. Then look"
+    " for the cause: the receiver's disk (SMART), its memory, or somebody who wrote to the copy.",
+)
+VERIFY_SUPERSEDED = Kind(
+    "RPL-6009",
+    "verify_superseded",
+    "the verification was not finished: {detail}",
+    "Ask for it again.",
+)

@@ -43,6 +43,7 @@ SHAPES: Final = {
     "source": "SourceView",
     "sources": "list[SourceView]",
     "status": "SourceStatus",
+    "verified": "VerifiedView",
 }
 """For each function of :mod:`protocol.local.draw` the view that it draws."""
 
@@ -51,7 +52,7 @@ timeout = click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="With --wait: give up waiting after this long (exit code 5); the checkpoint goes on.",
+    help="With --wait: give up waiting after this long (exit code 5); what was asked for goes on.",
 )
 wait = click.option("--wait", is_flag=True, help="Wait until it is done and print the result.")
 
@@ -109,10 +110,23 @@ class Door:
 
         emit(value, as_json=as_json, human=lambda it: self.console.print(drawn(it, drawing)))
 
+    def verify(self, method: str, *, as_json: bool, **how: Any) -> int:
+        """Ask for a verification; the exit code: 1 when something differs and is not repaired."""
+        said = self.order(method, drawing="verified", as_json=as_json, **how)
+        return 1 if said is not None and said["differing_bytes"] and not said["repaired"] else 0
+
     def order(
-        self, method: str, *, as_json: bool, wait: bool, timeout: float | None, **params: Any
-    ) -> None:
-        """Ask for a checkpoint or cutover: its request id, or with ``wait`` its result.
+        self,
+        method: str,
+        *,
+        as_json: bool,
+        wait: bool,
+        timeout: float | None,
+        drawing: Literal["checkpoint", "verified"] = "checkpoint",
+        **params: Any,
+    ) -> Any:
+        """Ask for a checkpoint, cutover or verification: its request id, or with ``wait`` its
+        result, which is returned too.
 
         On a terminal the job is drawn while it is waited for.
         """
@@ -121,7 +135,7 @@ class Door:
                 raise click.UsageError("--timeout is for --wait")
             answer = self.ask(method, wait=False, **params)
             self.say(answer, f"asked for; request {answer['request']}", as_json=as_json)
-            return
+            return None
         with self.client(timeout) as client:
             stream = client.stream(method, wait=True, **params)
             if as_json or not self.console.is_terminal:
@@ -129,7 +143,8 @@ class Door:
                     pass
             else:
                 self.follow(stream, "job")
-        self.emit(stream.result, "checkpoint", as_json=as_json)
+        self.emit(stream.result, drawing, as_json=as_json)
+        return stream.result
 
     def follow(self, stream: Stream, drawing: Literal["job", "status"]) -> None:
         """Draw the newest update of a stream in place of the one before, until it ends."""

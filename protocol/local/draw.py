@@ -37,12 +37,16 @@ if TYPE_CHECKING:
         JobView,
         SourceStatus,
         SourceView,
+        VerifiedView,
     )
     from protocol.wire.jobs import Convergence, DiskInfo, ErrorInfo
 
 NONE = "-"
 BAR = 24
 """Width of a progress bar in characters."""
+
+RANGES = 12
+"""Differing ranges of a verification that are drawn; --json has more."""
 
 STATE_STYLES = {
     "error": "bold red",
@@ -154,7 +158,12 @@ def job(view: JobView) -> RenderableType:
         ("valid until", instant(view.valid_until)),
     ]
     return Group(
-        _facts(rows), *_error(view.error), Text(), disks(view.disks), *_checkpoint(view.checkpoint)
+        _facts(rows),
+        *_error(view.error),
+        Text(),
+        disks(view.disks),
+        *_checkpoint(view.checkpoint),
+        *([Text(), verified(view.verified)] if view.verified else []),
     )
 
 
@@ -225,6 +234,25 @@ def checkpoint(view: CheckpointResult) -> RenderableType:
         f"checkpoint {view.epoch}: {view.consistency}, frozen {milliseconds(view.frozen_seconds)}"
         f"{kept}{held}"
     )
+
+
+def verified(view: VerifiedView) -> RenderableType:
+    """``job verify --wait``, and the last one of a job."""
+    compared = f"verified {instant(view.when)}: {format_size(view.bytes_compared)} compared in "
+    head = f"{compared}{seconds(view.seconds)}, "
+    if not view.differing_bytes:
+        return plain(f"{head}nothing differs", "green")
+    repaired = "repaired" if view.repaired else "not repaired"
+    style = "yellow" if view.repaired else "bold red"
+    lines = [plain(f"{head}{format_size(view.differing_bytes)} differed, {repaired}", style)]
+    shown = view.ranges[:RANGES]
+    lines += [
+        plain(f"  {each.path} at {each.offset}, {format_size(each.length)}") for each in shown
+    ]
+    more = len(view.ranges) - len(shown) + view.more_ranges
+    if more:
+        lines.append(plain(f"  and {more} more ranges"))
+    return Group(*lines)
 
 
 # --- the receiver's other things -------------------------------------------------------------

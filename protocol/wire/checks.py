@@ -14,7 +14,7 @@ import msgspec
 
 from protocol.errors import PROTOCOL, plain
 from protocol.errors.fault import TEXT_MAX
-from protocol.wire.jobs import ErrorInfo, JobOrder, JobReport
+from protocol.wire.jobs import DiskRange, ErrorInfo, JobOrder, JobReport
 from protocol.wire.limits import (
     CONNECTIONS_MAX,
     DISK_MAX,
@@ -22,6 +22,7 @@ from protocol.wire.limits import (
     FREEZE_BUDGET_MAX,
     NAME_MAX,
     PAYLOAD_MAX,
+    RANGES_MAX,
     SECRET,
     SECTOR,
 )
@@ -39,6 +40,8 @@ from protocol.wire.messages import (
     OpenSession,
     SessionFailed,
     SessionOpened,
+    Verified,
+    VerifyFailed,
 )
 
 if TYPE_CHECKING:
@@ -138,6 +141,9 @@ def _job_order(message: JobOrder) -> None:
     _require(message.disks or message.want != "run", message, "disks")
     order = message.checkpoint
     _require(order is None or 0 < len(order.request) <= NAME_MAX, message, "checkpoint")
+    verify = message.verify
+    _require(verify is None or 0 < len(verify.request) <= NAME_MAX, message, "verify")
+    _ranges(message, message.differing)
     _require(0 <= message.revision < _COUNTER_MAX, message, "revision")
     _require(0 <= message.bandwidth < _COUNTER_MAX, message, "bandwidth")
     _require(0.0 <= message.freeze_budget <= FREEZE_BUDGET_MAX, message, "freeze_budget")
@@ -225,6 +231,30 @@ def _checkpoint_failed(message: CheckpointFailed) -> None:
     _error(message, message.error)
 
 
+def _ranges(message: ControlMessage, ranges: tuple[DiskRange, ...]) -> None:
+    _require(len(ranges) <= RANGES_MAX, message, "ranges")
+    for each in ranges:
+        _require(each.path.startswith("/") and len(each.path) <= _PATH_MAX, message, "path")
+        _require(each.offset >= 0 < each.length, message, "ranges")
+        _require(each.offset + each.length <= DISK_MAX, message, "ranges")
+
+
+def _verified(message: Verified) -> None:
+    _job(message, message.job)
+    _require(0 < len(message.request) <= NAME_MAX, message, "request")
+    _ranges(message, message.ranges)
+    _ranges(message, message.differing)
+    counts = (message.bytes_compared, message.differing_bytes, message.more_ranges)
+    _require(all(0 <= count < _COUNTER_MAX for count in counts), message, "bytes_compared")
+    _require(0.0 <= message.seconds < 1e12, message, "seconds")
+
+
+def _verify_failed(message: VerifyFailed) -> None:
+    _job(message, message.job)
+    _require(0 < len(message.request) <= NAME_MAX, message, "request")
+    _error(message, message.error)
+
+
 def _session_failed(message: SessionFailed) -> None:
     _require(_SESSION.match(message.session), message, "session")
     _error(message, message.error)
@@ -245,6 +275,8 @@ _CHECKERS: Final[Mapping[type, Callable[[Any], None]]] = {
     Commit: _commit,
     Committed: _committed,
     CheckpointFailed: _checkpoint_failed,
+    Verified: _verified,
+    VerifyFailed: _verify_failed,
     SessionFailed: _session_failed,
     Ask: _ask,
 }

@@ -72,11 +72,13 @@ class Digests(NamedTuple):
 
     The digest is xxh3-128, big-endian, with the session's seed
     (:attr:`~protocol.wire.crypto.SessionKeys.digest_seed`). Ranges are (offset, length) bytes.
+    ``medium``: what the receiver keeps in memory of them is not to be believed.
     """
 
     disk: int
     block: int
     ranges: tuple[Segment, ...]
+    medium: bool = False
 
 
 class Fence(NamedTuple):
@@ -120,7 +122,7 @@ _DATA, _DIGESTS, _FENCE, _PING = 0x01, 0x02, 0x03, 0x04
 _READY, _ACK, _DIFF, _PONG = 0x81, 0x82, 0x83, 0x84
 
 _data_head = struct.Struct(">BBHI16sH")  # kind, encoding, disk, raw length, digest, segments
-_digests_head = struct.Struct(">BBHIH")  # kind, 0, disk, block size, ranges
+_digests_head = struct.Struct(">BBHIH")  # kind, medium, disk, block size, ranges
 _data_one = struct.Struct(">BBHI16sHQIH")  # a DATA of one segment, with the length of the meta
 _kind_only = struct.Struct(">BH")
 _number = struct.Struct(">BQH")
@@ -163,7 +165,8 @@ def _encode_data(frame: Data) -> bytes:
 
 
 def _encode_digests(frame: Digests) -> bytes:
-    head = _digests_head.pack(_DIGESTS, 0, frame.disk, frame.block, len(frame.ranges))
+    medium = int(frame.medium)
+    head = _digests_head.pack(_DIGESTS, medium, frame.disk, frame.block, len(frame.ranges))
     return _finish(head, frame.ranges)
 
 
@@ -254,13 +257,13 @@ def _decode_segments(plaintext: Buffer, at: int, end: int, count: int) -> tuple[
 def _decode_digests(plaintext: Buffer, at: int, end: int) -> Digests:
     if end - at < _digests_head.size:
         raise _broken("a DIGESTS frame is cut short")
-    _, spare, disk, block, count = _digests_head.unpack_from(plaintext, at)
-    if spare or block not in BLOCK_SIZES:
+    _, medium, disk, block, count = _digests_head.unpack_from(plaintext, at)
+    if medium > 1 or block not in BLOCK_SIZES:
         raise _broken(f"digests of blocks of {block} bytes")
     ranges = _decode_segments(plaintext, at + _digests_head.size, end, count)
     if any(zero or offset % block for offset, _, zero in ranges):
         raise _broken("a range of digests does not begin at a block, or is called zero")
-    frame = Digests(disk, block, ranges)
+    frame = Digests(disk, block, ranges, medium == 1)
     blocks = block_count(frame)
     if blocks > DIGESTS_MAX or at != blocks * DIGEST_SIZE:
         raise _broken(f"{at} bytes of digests for {blocks} blocks")

@@ -90,6 +90,24 @@ class CheckpointOrder(Value, frozen=True):
     cutover: bool = False
 
 
+class VerifyOrder(Value, frozen=True):
+    """One wanted verification. ``request`` is unique; asking twice with it is asking once.
+
+    ``repair``: what differs is to be sent, and compared again.
+    """
+
+    request: str
+    repair: bool = False
+
+
+class DiskRange(Value, frozen=True, omit_defaults=False):
+    """Bytes of one disk of a job; ``path`` is the disk's on the source."""
+
+    path: str
+    offset: int
+    length: int
+
+
 class JobOrder(Message, frozen=True, tag="job-order"):
     """Receiver to source: all that is wanted of the job now. ``want='none'``: no job.
 
@@ -97,7 +115,8 @@ class JobOrder(Message, frozen=True, tag="job-order"):
     ``revision`` grows with every change, so that a report can say which order it obeys.
     ``bandwidth`` is bytes per second on the wire, 0 for unlimited. ``compress`` is ``auto``,
     ``none`` or a zstd level. ``held``: the intermediate disks stand at a checkpoint and nothing
-    may be written to them.
+    may be written to them. ``differing`` covers what a verification has found to differ and
+    nobody has repaired: it is sent before the next checkpoint.
     """
 
     revision: int
@@ -111,6 +130,8 @@ class JobOrder(Message, frozen=True, tag="job-order"):
     freeze_budget: float = 2.0
     checkpoint: CheckpointOrder | None = None
     held: bool = False
+    verify: VerifyOrder | None = None
+    differing: tuple[DiskRange, ...] = ()
 
 
 class DiskReport(Value, frozen=True):

@@ -14,9 +14,9 @@ from typing import Final
 VERSIONS: Final = (1,)
 """Protocol versions that this software speaks, best first."""
 
-CAPABILITIES: Final = frozenset({"zstd", "digests", "hold"})
+CAPABILITIES: Final = frozenset({"zstd", "digests", "hold", "verify"})
 """What this software can do beyond the bare protocol: compressed payloads, compare passes,
-checkpoints that are held. Both sides use what both name."""
+checkpoints that are held, verification. Both sides use what both name."""
 
 VERSIONS_OFFERED_MAX: Final = 32
 """versions in one Hello: a peer that lists more is not listing what it speaks."""
@@ -36,6 +36,10 @@ DISKS_OFFERED_MAX: Final = 1024
 
 FREEZE_BUDGET_MAX: Final = 600.0
 """seconds that an order may let filesystems stay frozen; the watchdog refuses more as well."""
+
+RANGES_MAX: Final = 256
+"""ranges that a verification names: a person reads a dozen, a message holds them all, and a
+disk that differs in more places than that has one trouble, not many."""
 
 # --- control connection ----------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from protocol.wire.jobs import (
     Consistency,
     DiskIdentity,
     DiskInfo,
+    DiskRange,
     ErrorInfo,
     JobOrder,
     JobReport,
@@ -207,14 +208,46 @@ class CheckpointFailed(Message, frozen=True, tag="checkpoint-failed"):
     error: ErrorInfo
 
 
+class Verified(Message, frozen=True, tag="verified"):
+    """Source to receiver: the wanted verification is complete, and what it found.
+
+    ``request`` and ``repair`` are those of the order that this answers. ``when`` it ended;
+    ``bytes_compared`` leaves out what was written meanwhile. ``ranges``: the first of those that
+    differed, exactly; ``more_ranges``: how many there are beyond them. ``repaired``: something
+    differed, and nothing does any more. ``differing`` covers, coarsely where it must,
+    everything that still differs.
+    """
+
+    job: str
+    request: str
+    when: str
+    bytes_compared: int
+    repair: bool = False
+    differing_bytes: int = 0
+    ranges: tuple[DiskRange, ...] = ()
+    more_ranges: int = 0
+    repaired: bool = False
+    seconds: float = 0.0
+    differing: tuple[DiskRange, ...] = ()
+
+
+class VerifyFailed(Message, frozen=True, tag="verify-failed"):
+    """Source to receiver: the wanted verification cannot be made, and why."""
+
+    job: str
+    request: str
+    error: ErrorInfo
+
+
 class Ask(Message, frozen=True, tag="ask"):
     """Source to receiver: an administrator on the source asks for a change of his job."""
 
     id: int
-    action: Literal["pause", "resume", "limit", "checkpoint", "cutover", "show"]
+    action: Literal["pause", "resume", "limit", "checkpoint", "cutover", "verify", "show"]
     bandwidth: int | None = None
     request: str = ""
     hold: bool = False
+    repair: bool = False
 
 
 class Answer(Message, frozen=True, tag="answer"):
@@ -243,6 +276,8 @@ ControlMessage = (
     | Commit
     | Committed
     | CheckpointFailed
+    | Verified
+    | VerifyFailed
     | Ask
     | Answer
 )

@@ -31,6 +31,8 @@ from protocol.wire.messages import (
     Refused,
     SessionFailed,
     SessionOpened,
+    Verified,
+    VerifyFailed,
     Welcome,
 )
 
@@ -93,6 +95,8 @@ RULES: Final[dict[type[ControlMessage], Rule]] = {
     Commit: Rule(_SOURCE, _ESTABLISHED, asks=True),
     Committed: Rule(_RECEIVER, _ESTABLISHED, answers=Commit),
     CheckpointFailed: Rule(_SOURCE, _ESTABLISHED),
+    Verified: Rule(_SOURCE, _ESTABLISHED),
+    VerifyFailed: Rule(_SOURCE, _ESTABLISHED),
     Ask: Rule(_SOURCE, _ESTABLISHED, asks=True),
     Answer: Rule(_RECEIVER, _ESTABLISHED, answers=Ask),
 }

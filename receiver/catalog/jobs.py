@@ -108,7 +108,7 @@ class Jobs:
         changed = self._store.change(
             "UPDATE jobs SET name = ?, spec = ?, state = ?, outcome = ?, revision = ?,"
             " epoch = max(epoch, ?), held = ?, wanted = ?, error = ?, started = ?,"
-            " valid_until = ?, next_sync = ? WHERE id = ?",
+            " valid_until = ?, next_sync = ?, verify = ?, verified = ? WHERE id = ?",
             (
                 job.name,
                 rows.text(job.spec),
@@ -122,6 +122,8 @@ class Jobs:
                 job.started,
                 job.valid_until,
                 job.next_sync,
+                rows.text_or_none(job.verify),
+                rows.text_or_none(job.verified),
                 job.id,
             ),
         )

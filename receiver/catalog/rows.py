@@ -19,7 +19,9 @@ from protocol.wire.jobs import (
     ErrorInfo,
     JobReport,
     JobState,
+    VerifyOrder,
 )
+from protocol.wire.messages import Verified
 from receiver.jobs.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ class SourceRow(Row, frozen=True, kw_only=True):
 class JobRow(Row, frozen=True, kw_only=True):
     """A job: what is wanted (``spec``, ``wanted``) and where it stands (the rest).
 
-    ``wanted`` is the checkpoint that has been asked for and not been taken yet.
+    ``wanted`` is the checkpoint that has been asked for and not been taken yet, ``verify`` the
+    verification; ``verified`` is what the last one said, ``differing`` less by what was repaired.
     """
 
     id: str
@@ -80,6 +83,8 @@ class JobRow(Row, frozen=True, kw_only=True):
     started: float | None
     valid_until: float | None
     next_sync: float | None
+    verify: VerifyOrder | None = None
+    verified: Verified | None = None
 
 
 class TargetIdentity(Row, frozen=True, kw_only=True):
@@ -203,6 +208,8 @@ def job(row: sqlite3.Row) -> JobRow:
         started=row["started"],
         valid_until=row["valid_until"],
         next_sync=row["next_sync"],
+        verify=_read_or_none(row, "verify", VerifyOrder),
+        verified=_read_or_none(row, "verified", Verified),
     )
 
 

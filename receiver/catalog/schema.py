@@ -87,6 +87,11 @@ STEPS: tuple[str, ...] = (
     """
     ALTER TABLE disks ADD COLUMN growing INTEGER;
     """,
+    # the verification that is wanted of a job, and what the last one found
+    """
+    ALTER TABLE jobs ADD COLUMN verify TEXT;
+    ALTER TABLE jobs ADD COLUMN verified TEXT;
+    """,
 )
 
 VERSION = len(STEPS)

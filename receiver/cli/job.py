@@ -170,3 +170,19 @@ def checkpoint(door: Door, /, *, job_id: str, **how: Any) -> None:
 def cutover(door: Door, /, *, job_id: str, **how: Any) -> None:
     """Take the last checkpoint and end the job."""
     door.order("job.cutover", job=job_id, **how)
+
+
+@job.command()
+@click.argument("job_id", metavar="ID")
+@wait
+@click.option("--repair", is_flag=True, help="Send what differs, and compare it again.")
+@timeout
+@as_json
+@click.pass_obj
+def verify(door: Door, /, *, job_id: str, **how: Any) -> int:
+    """Compare the copies with the source while both live.
+
+    What is written meanwhile is left out. With --wait the exit code is 1 when something differs
+    and was not repaired.
+    """
+    return door.verify("job.verify", job=job_id, **how)

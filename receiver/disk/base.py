@@ -35,6 +35,9 @@ bandwidth of the page cache, not calls, is the limit)."""
 IOV_MAX = 1024
 """Buffers of one pwritev(2) on Linux (UIO_MAXIOV)."""
 
+FOLIO_MAX = 2 << 20
+"""Bytes of the largest pieces in which the page cache keeps a file (PMD_SIZE, with 4 KiB pages)."""
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -130,6 +133,17 @@ class IntermediateDisk(abc.ABC):
         """Whether a range is known to read as zeros without being read. False says nothing."""
         with self._call(offset, length):
             return self._is_hole(offset, length)
+
+    def forget(self, offset: int, length: int) -> None:
+        """Drop what the page cache has of a range, so that the next read is of the medium.
+
+        Pages that are dirty stay (posix_fadvise(2)); what was acknowledged has been synced. A
+        folio that lies across the range's ends would stay as well, hence the wider range.
+        """
+        with self._call(offset, length):
+            start = offset // FOLIO_MAX * FOLIO_MAX
+            end = -(-(offset + length) // FOLIO_MAX) * FOLIO_MAX
+            os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
 
     @abc.abstractmethod
     def allocated_extents(self) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from replicad.dirtymap.bitmap import Place, Words
 
-Kind = Literal["data", "compare"]
+Kind = Literal["data", "compare", "verify"]
 Segments = tuple[tuple[int, int], ...]
 
 
@@ -22,7 +22,8 @@ class Batch:
 
     Attributes:
         disk: the number the disk has in the session's data frames.
-        kind: ``data`` (content travels) or ``compare`` (digests travel).
+        kind: ``data`` (content travels), ``compare`` (digests travel) or ``verify`` (likewise, of
+            granules that are clean and stay it: no map knows of such a batch).
         segments: ascending, disjoint runs ``(first granule, count)``.
         granules: how many granules the segments cover.
         place, mask: the same granules as words of the bitmaps.

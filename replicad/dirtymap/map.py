@@ -71,6 +71,10 @@ class DirtyMap:
 
     ``now`` is seconds of any clock that only goes forward and survives a restart of the daemon
     (CLOCK_BOOTTIME); it is used for :attr:`oldest` alone.
+
+    Attributes:
+        unwritten: loses the bits of what the tracker marks: so a verification knows what was not
+            written since it set them. In memory only.
     """
 
     def __init__(self, file: MapFile) -> None:
@@ -82,6 +86,7 @@ class DirtyMap:
         self.size = file.header.size
         self._outstanding: set[Batch] = set()
         self._age = Age()
+        self.unwritten: Bitmap | None = None
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -211,6 +216,8 @@ class DirtyMap:
             return 0
         with self.lock:
             self._age.marked(now)
+            if self.unwritten is not None:
+                self.unwritten.clear(place, mask)
             return self._dirty.set(place, mask)
 
     def mark_range(self, first: int, count: int, now: float) -> int:
@@ -246,6 +253,18 @@ class DirtyMap:
     def _check_range(self, first: int, count: int) -> None:
         if first < 0 or count <= 0 or first + count > self.granules:
             raise ValueError(f"granules {first}+{count} are not within 0+{self.granules}")
+
+    def settled(self, place: slice) -> Words:
+        """The granules of these words of the bitmaps that are clean: as far as anybody knows, the
+        receiver durably holds what the disk has. A verification compares them, and only them."""
+        with self.lock:
+            bits = self._dirty.read(place) | self._suspect.read(place) | self._flying.read(place)
+        clean = ~bits
+        if place.stop * WORD_BITS > self.granules:
+            at = max(0, self.granules // WORD_BITS - place.start)
+            clean[at] &= np.uint64((1 << self.granules % WORD_BITS) - 1)
+            clean[at + 1 :] = 0
+        return clean
 
     # --- taking -------------------------------------------------------------------------------
 

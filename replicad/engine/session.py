@@ -37,6 +37,7 @@ from replicad.engine.disks import DiskSet
 from replicad.engine.orders import Orders
 from replicad.engine.passes import run_pass
 from replicad.engine.standing import Standing, info
+from replicad.engine.verify import Verifier
 from replicad.freeze.hooks import HookContext
 from replicad.rates import HORIZON_SECONDS
 from replicad.threads import ended
@@ -119,6 +120,7 @@ class Session:
         self._settings = settings
         self._workers = workers
         self._told = ""
+        self._verifier = Verifier(job, orders, link, disks, transfer, standing, self._pass)
 
     async def work(self) -> None:
         """Keep the copy close, and take the checkpoints that are wanted.
@@ -128,6 +130,7 @@ class Session:
         """
         due = 0.0
         disks = self._disks
+        passed = False
         while True:
             self._standing.state = "syncing"
             await disks.drain()
@@ -138,11 +141,18 @@ class Session:
             if wanted is not None and wanted.request == self._standing.answered:
                 self._refuse(wanted)
                 wanted = None
-            if wanted is not None and not any(disk.waits_for_first for disk in disks.disks):
+            first = any(disk.waits_for_first for disk in disks.disks)
+            verify = None if first else self._verifier.wanted
+            # Passes and slices of a verification in turn, whichever of them takes long.
+            turn, passed = verify is not None and passed, False
+            if wanted is not None and not first:
                 await self._checkpoint(wanted)
-            elif disks.differ and (time.monotonic() >= due or wanted is not None):
+            elif not turn and disks.differ and (time.monotonic() >= due or wanted is not None):
                 due = time.monotonic() + DELTA_SECONDS
                 await self._pass()
+                passed = True
+            elif verify is not None:
+                await self._verifier.step(verify)
             elif not disks.tracked and time.monotonic() >= due + UNTRACKED_SECONDS:
                 disks.suspect_untracked()
             else:
@@ -188,6 +198,7 @@ class Session:
         )
         try:
             await self._disks.check()
+            await self._verifier.before_checkpoint()
             taken = await checkpointer.take(wanted)
         except LocalFault as fault:
             if fault.code in TRANSIENT and fault.code != CHECKPOINT_SUPERSEDED.code:
@@ -248,6 +259,7 @@ class Session:
         standing.refusal = None
         standing.epoch = committed.epoch
         standing.frozen.append(taken.frozen_seconds)
+        self._verifier.after_checkpoint()
         self._disks.set_epoch(committed.epoch)
         crash.here("commit.noted")
         _log.info(

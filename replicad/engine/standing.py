@@ -10,13 +10,14 @@ import time
 from collections import Counter
 
 from protocol.errors import Fault
-from protocol.wire.jobs import ErrorInfo, JobOrder, JobReport, JobState
-from protocol.wire.messages import CheckpointFailed
+from protocol.wire.jobs import DiskRange, ErrorInfo, JobOrder, JobReport, JobState, VerifyOrder
+from protocol.wire.messages import CheckpointFailed, Verified, VerifyFailed
 from replicad.convergence import Outlook
 from replicad.engine.disks import DiskSet
 from replicad.pace import Speedometer, remaining_seconds
 from replicad.sentence import describe
 from replicad.transfer import Transfer
+from replicad.verification import Tally, Verification, shown
 
 
 class Standing:
@@ -26,6 +27,11 @@ class Standing:
         answered: the checkpoint request that was committed or refused last.
         refusal: what the receiver must be told about ``answered``; again in every new session,
             as long as the order still wants it.
+        verification: the one that is under way, or has just ended.
+        verified_order, verdict: the order that was answered last, and what the receiver must be
+            told about it, likewise.
+        differing: what is known to differ, until a checkpoint has sent it.
+        tally: of all verifications of this process.
         frozen: seconds of each freeze that was committed.
         errors: faults by code.
         outlook: whether passes converge, and what a freeze would take.
@@ -39,6 +45,11 @@ class Standing:
         self.epoch = 0
         self.answered = ""
         self.refusal: CheckpointFailed | None = None
+        self.verification: Verification | None = None
+        self.verified_order: VerifyOrder | None = None
+        self.verdict: Verified | VerifyFailed | None = None
+        self.differing: tuple[DiskRange, ...] = ()
+        self.tally = Tally()
         self.frozen: list[float] = []
         self.errors: Counter[str] = Counter()
         self.reconnects = 0
@@ -55,8 +66,15 @@ class Standing:
         """Another job begins from nothing."""
         self._logical = self._wire = 0
         self.epoch = 0
+        self.verification = self.verified_order = self.verdict = None
+        self.differing = ()
         self.speed.restart()
         self.outlook.forget()
+
+    def verifying(self, order: JobOrder) -> bool:
+        """Whether a verification is under way now."""
+        wanted = order.verify is not None and order.verify != self.verified_order
+        return wanted and self.state == "syncing"
 
     def report(
         self, order: JobOrder, disks: DiskSet | None, transfer: Transfer | None
@@ -78,6 +96,8 @@ class Standing:
         )
         convergence = self.outlook.look(disks, transfer, order.freeze_budget, order.bandwidth)
         doing = describe(listed, remaining, lag, convergence) if self.state == "syncing" else ""
+        if self.verification is not None and self.verifying(order):
+            listed, remaining, doing = shown(self.verification, listed, remaining, doing)
         return JobReport(
             job=order.job,
             revision=order.revision,

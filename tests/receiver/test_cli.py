@@ -114,7 +114,7 @@ def test_every_command_has_help(command: Command, words: str) -> None:
 
 
 def test_commands_of_later_stages_are_not_there(command: Command) -> None:
-    for words in ("image list", "drill x", "tunnel list", "job verify x"):
+    for words in ("image list", "drill x", "tunnel list"):
         assert command(*words.split()) == 2
     command("job", "create", "--help")
     for option in ("--drill", "--tunnel", "--template"):

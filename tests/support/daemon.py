@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 JOB = [("job", str)]
 ORDER = [("wait", bool), ("hold", bool, False)]
+VERIFY = [("wait", bool), ("repair", bool, False)]
 CREATE = [
     ("source", str),
     ("name", str | None),
@@ -49,6 +50,7 @@ RECEIVER: dict[str, list[Any]] = {
     "job.set": [*JOB, ("changes", dict[str, Any])],
     "job.checkpoint": [*JOB, *ORDER],
     "job.cutover": [*JOB, ("wait", bool)],
+    "job.verify": [*JOB, *VERIFY],
     "disk.list": [("job", str | None)],
     "disk.path": [*JOB, ("disk", str)],
 }
@@ -60,6 +62,7 @@ REPLICAD: dict[str, list[Any]] = {
     "limit": [("bandwidth", int)],
     "checkpoint": ORDER,
     "cutover": [("wait", bool)],
+    "verify": VERIFY,
 }
 
 

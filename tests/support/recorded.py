@@ -37,6 +37,16 @@ CONVERGENCE: dict[str, Any] = {
     "freeze_allowed_seconds": 2.0,
     "sentence": "delta passes do not converge: more than 320 Mbit/s are needed",
 }
+VERIFIED: dict[str, Any] = {
+    "request": "verify-0011",
+    "when": "2026-11-22T05:10:00.250Z",
+    "bytes_compared": 8 << 30,
+    "differing_bytes": 12288,
+    "ranges": [{"path": "/dev/vda", "offset": 1 << 30, "length": 12288}],
+    "more_ranges": 0,
+    "repaired": False,
+    "seconds": 95.5,
+}
 JOB: dict[str, Any] = {
     "id": "7f3a9c",
     "name": "web",
@@ -65,6 +75,7 @@ JOB: dict[str, Any] = {
     "valid_until": None,
     "disks": [DISK],
     "checkpoint": {**CHECKPOINT, "taken": "2026-11-22T05:00:00Z"},
+    "verified": VERIFIED,
 }
 SOURCE: dict[str, Any] = {
     "name": "web01",

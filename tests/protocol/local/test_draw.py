@@ -41,6 +41,7 @@ EXAMPLES: dict[str, Any] = {
     "jobs": [answers.JOB],
     "source": answers.SOURCE,
     "sources": [answers.SOURCE],
+    "verified": answers.VERIFIED,
     "status": answers.STATUS,
 }
 

@@ -69,7 +69,8 @@ def datas(draw: st.DrawFn) -> tuple[Data, int]:
 @st.composite
 def digest_frames(draw: st.DrawFn) -> tuple[Digests, int]:
     block = draw(st.sampled_from([4096, 65536]))
-    frame = Digests(draw(st.integers(0, 65535)), block, draw(segments(zero=False, block=block)))
+    ranges = draw(segments(zero=False, block=block))
+    frame = Digests(draw(st.integers(0, 65535)), block, ranges, draw(st.booleans()))
     return frame, block_count(frame) * 16
 
 
@@ -211,8 +212,8 @@ def test_a_frame_that_cannot_be_meant_is_refused(data: bytes) -> None:
     refused(data)
 
 
-def digests(block: int, *ranges: tuple[int, int], blocks: int, spare: int = 0) -> bytes:
-    meta = struct.pack(">BBHIH", 2, spare, 0, block, len(ranges))
+def digests(block: int, *ranges: tuple[int, int], blocks: int, medium: int = 0) -> bytes:
+    meta = struct.pack(">BBHIH", 2, medium, 0, block, len(ranges))
     meta += b"".join(struct.pack(">QI", *piece) for piece in ranges)
     return bytes(blocks * 16) + meta + struct.pack(">H", len(meta))
 
@@ -226,7 +227,7 @@ def digests(block: int, *ranges: tuple[int, int], blocks: int, spare: int = 0) -
         digests(4096, (1, 8), blocks=1),  # not at a block
         digests(4096, (0, 8 | 1 << 31), blocks=1),  # zero has no meaning here
         digests(4096, (0, 8), blocks=2),
-        digests(4096, (0, 8), blocks=1, spare=1),
+        digests(4096, (0, 8), blocks=1, medium=2),
         digests(4096, (0, 9), blocks=1),  # the odd end is a block of its own
         digests(4096, (0, (DIGESTS_MAX + 1) * 8), blocks=DIGESTS_MAX + 1),
         digests(65536, (0, SEGMENT_SECTORS_MAX), blocks=1),

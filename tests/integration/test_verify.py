@@ -1,0 +1,131 @@
+"""Verification on real disks: damage is found where it is, and only where it is."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.loops import MIB, loop_device, mounted
+from tests.support.pair import Pair, busy_writer, pair, same_content
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+
+GRANULE = 4096
+PUNCH_HOLE = 3
+"""FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE."""
+
+Range = tuple[int, int]
+
+
+def verify(both: Pair, *options: str, code: int = 0) -> dict[str, Any]:
+    """``job verify --wait``."""
+    said: dict[str, Any] = both.receiver.run(
+        "job", "verify", both.job, "--wait", *options, code=code
+    )
+    return said
+
+
+def ranges(said: dict[str, Any]) -> list[Range]:
+    return [(each["offset"], each["length"]) for each in said["ranges"]]
+
+
+def quiet_places(copy: Path, noise: bytes, count: int) -> list[int]:
+    """Where the copy holds granules of a file that nobody writes, well apart from each other."""
+    held, places, step = copy.read_bytes(), [], len(noise) // count
+    for at in range(0, step * count, step):
+        place = held.find(noise[at : at + 18 * GRANULE])
+        if place >= 0:  # a small ext4 has blocks of 1 KiB
+            places.append(-(-place // GRANULE) * GRANULE)
+    assert len(places) == count, "the file is in pieces"
+    return places
+
+
+def damage(copy: Path, places: list[int]) -> list[Range]:
+    """Four kinds of it; the ranges in which the copy is wrong now, to the granule."""
+    written, flipped, punched, zeroed = places[:4]
+    with copy.open("r+b") as file:
+        os.pwrite(file.fileno(), os.urandom(3 * GRANULE), written)
+        (byte,) = os.pread(file.fileno(), 1, flipped + 2 * GRANULE + 77)
+        os.pwrite(file.fileno(), bytes([byte ^ 8]), flipped + 2 * GRANULE + 77)
+        libc = ctypes.CDLL(None, use_errno=True)
+        hole = ctypes.c_long(punched), ctypes.c_long(16 * GRANULE)
+        assert libc.fallocate(file.fileno(), PUNCH_HOLE, *hole) == 0
+        os.pwrite(file.fileno(), bytes(GRANULE), zeroed + GRANULE)
+    return sorted(
+        [
+            (written, 3 * GRANULE),
+            (flipped + 2 * GRANULE, GRANULE),
+            (punched, 16 * GRANULE),
+            (zeroed + GRANULE, GRANULE),
+        ]
+    )
+
+
+@contextlib.contextmanager
+def loaded(kind: str, tmp_path: Path) -> Iterator[tuple[Pair, Path, bytes]]:
+    """A pair whose source is under load and has had its first copy; the disk's image, and what a
+    file holds that nobody writes."""
+    image, noise = tmp_path / "disk.img", os.urandom(24 * MIB)
+    with (
+        loop_device(image, 320 * MIB) as device,
+        mounted(device, tmp_path / "mnt", kind) as where,
+    ):
+        (where / "noise").write_bytes(noise)
+        os.sync()
+        with busy_writer(where), pair([device]) as both:
+            both.create("--freeze-budget", "30s")
+            both.synced()
+            yield both, image, noise
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_damage_is_found_and_repaired_under_load(kind: str, tmp_path: Path) -> None:
+    with loaded(kind, tmp_path) as (both, image, noise):
+        clean = verify(both)
+        assert (clean["differing_bytes"], clean["ranges"]) == (0, [])
+        assert clean["bytes_compared"] > 250 * MIB
+        copy = both.intermediate()
+        wrong = damage(copy, quiet_places(copy, noise, 4))
+
+        found = verify(both, code=1)
+        assert ranges(found) == wrong
+        assert found["differing_bytes"] == 21 * GRANULE
+        assert not found["repaired"]
+        shown = both.show()
+        assert shown["verified"] == found
+        assert shown["error"]["code"] == "RPL-6008"
+        # Not sent, and not forgotten: the next one finds it again.
+        assert ranges(verify(both, code=1)) == wrong
+
+        mended = both.source.run("verify", "--wait", "--repair")
+        assert ranges(mended) == wrong
+        assert mended["repaired"]
+        assert both.show()["error"] is None
+        with image.open("rb") as disk, copy.open("rb") as held:
+            for offset, length in wrong:
+                assert os.pread(disk.fileno(), length, offset) == os.pread(
+                    held.fileno(), length, offset
+                )
+        assert verify(both)["differing_bytes"] == 0
+        told = both.metrics("receiver")
+        assert told["receiver_verify_differing_bytes_total"] == 3 * 21 * GRANULE
+        assert told["receiver_unrepaired_bytes"] == 0
+        assert both.metrics("source")["replicad_verified_bytes_total"] > 5 * 200 * MIB
+
+        # A checkpoint is exact, also over what is known to be wrong and not repaired.
+        reference = both.directory / "reference.img"
+        both.keep_reference(image, reference)
+        damage(copy, quiet_places(copy, noise, 4))
+        verify(both, code=1)
+        both.checkpoint("--hold")
+        assert same_content(copy, reference)
+        view = both.show()
+        assert (view["error"], view["verified"]["repaired"]) == (None, True)
+        refused = both.receiver.run("job", "verify", both.job, code=3)
+        assert refused["code"] == "RPL-4005"
