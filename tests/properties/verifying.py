@@ -122,6 +122,7 @@ class World:
         while batch := sweep.take():
             for granule in granules_of(batch.segments):
                 self.copy[granule] = self.disk[granule]
+                self.before.discard(granule)
             self.map.acked(batch)
 
     # --- verification -------------------------------------------------------------------------
