@@ -262,10 +262,10 @@ class Transfer:
 
     def _compared(self, work: Work, found: Sequence[tuple[int, int]]) -> None:
         disk = work.disk
+        self._compared_batches += 1
         if work.verdict is not None:
             work.verdict(work, found)
             return
-        self._compared_batches += 1
         granules = differing_granules(work.batch, found, disk.granule) if found else ()
         disk.live_map.compared(work.batch, granules, time.monotonic())
         differing_bytes = sum(count for _, count in granules) * disk.granule

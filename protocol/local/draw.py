@@ -10,17 +10,27 @@ markup: a source must not be able to write colours or links on the administrator
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from protocol.units import format_duration, format_limit, format_rate, format_size
+from protocol.local.drawing import (
+    NONE,
+    bar,
+    duration,
+    facts,
+    instant,
+    milliseconds,
+    plain,
+    seconds,
+    table_of,
+)
+from protocol.units import format_limit, format_rate, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from rich.console import RenderableType
 
@@ -41,10 +51,6 @@ if TYPE_CHECKING:
     )
     from protocol.wire.jobs import Convergence, DiskInfo, ErrorInfo
 
-NONE = "-"
-BAR = 24
-"""Width of a progress bar in characters."""
-
 RANGES = 12
 """Differing ranges of a verification that are drawn; --json has more."""
 
@@ -59,59 +65,6 @@ STATE_STYLES = {
 LEVEL_STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 
 
-def plain(value: object, style: str = "") -> Text:
-    """Text that shows control characters instead of obeying them; None is a dash."""
-    text = NONE if value is None or value == "" else str(value)
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), style)
-
-
-def seconds(value: float | None) -> str:
-    """``83.4`` -> ``1m23s``; below ten seconds with a digit more; a dash for "cannot say"."""
-    if value is None or not 0 <= value < inf:
-        return NONE  # also what a peer says and cannot be
-    return f"{value:.1f}s" if 0 < value < 10 else format_duration(round(value))
-
-
-def duration(value: float) -> str:
-    """A configured duration, exactly."""
-    return format_duration(value) if 0 <= value < inf else NONE
-
-
-def instant(value: str | None) -> Text:
-    """An RFC 3339 instant to the second: people do not read microseconds."""
-    whole, dot, fraction = (value or "").partition(".")
-    return plain(whole + fraction.lstrip("0123456789") if dot else value)
-
-
-def milliseconds(value: float) -> str:
-    """How long a freeze was: ``0.0834`` -> ``83 ms``."""
-    return f"{value * 1000:.0f} ms"
-
-
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return table
-
-
-def _facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
-    """Two columns without a head: what, and its value."""
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        table.add_row(Text(name, "dim"), value)
-    return table
-
-
-def bar(done: int, total: int) -> Text:
-    """``##########......  41%``, in characters that every terminal and log file has."""
-    share = min(1.0, done / total) if total > 0 else 1.0
-    filled = int(share * BAR)
-    # never 100 % before the last byte: a full bar that does not end is a broken promise
-    percent = 100 if total <= done else min(99, int(share * 100))
-    return Text("#" * filled + "." * (BAR - filled) + f" {percent:3d}%")
-
-
 # --- jobs ------------------------------------------------------------------------------------
 
 
@@ -121,7 +74,7 @@ def jobs(views: Sequence[JobView]) -> RenderableType:
         return Text("no jobs")
     right = ("epoch", "speed", "remaining")
     columns = ("id", "name", "source", "state", "epoch", "speed", "remaining", "doing")
-    table = _table(*columns, right=right)
+    table = table_of(*columns, right=right)
     for view in views:
         table.add_row(
             plain(view.id),
@@ -158,7 +111,7 @@ def job(view: JobView) -> RenderableType:
         ("valid until", instant(view.valid_until)),
     ]
     return Group(
-        _facts(rows),
+        facts(rows),
         *_error(view.error),
         Text(),
         disks(view.disks),
@@ -210,7 +163,7 @@ def _checkpoint(view: CheckpointView | None) -> list[RenderableType]:
 def disks(views: Sequence[DiskView]) -> RenderableType:
     """The disks of a job, with the progress of the pass that each is in."""
     columns = ("disk", "size", "pass", "progress", "dirty", "tracker", "intermediate")
-    table = _table(*columns, right=("size", "dirty"))
+    table = table_of(*columns, right=("size", "dirty"))
     for view in views:
         moving = view.pass_ in ("full", "compare", "delta")
         table.add_row(
@@ -269,7 +222,7 @@ def activations(rows: Sequence[ActivationRow]) -> RenderableType:
     """``activation list``: what stands for a code is not the code."""
     if not rows:
         return Text("no activation codes")
-    table = _table("label", "used", "of", "created", "expires", right=("used", "of"))
+    table = table_of("label", "used", "of", "created", "expires", right=("used", "of"))
     for row in rows:
         table.add_row(
             plain(row.label),
@@ -285,7 +238,7 @@ def sources(views: Sequence[SourceView]) -> RenderableType:
     """``source list``."""
     if not views:
         return Text("no sources; 'receiver activation create' makes a code to enrol one")
-    table = _table("name", "connected", "address", "last seen", "disks", "job", right=("disks",))
+    table = table_of("name", "connected", "address", "last seen", "disks", "job", right=("disks",))
     for view in views:
         table.add_row(
             plain(view.name),
@@ -310,14 +263,14 @@ def source(view: SourceView) -> RenderableType:
         ("certificate", plain(view.certificate)),
         ("job", plain(view.job)),
     ]
-    return Group(_facts(rows), Text(), inventory(view.disks))
+    return Group(facts(rows), Text(), inventory(view.disks))
 
 
 def inventory(infos: Sequence[DiskInfo]) -> RenderableType:
     """The disks of a source, and what is mounted from them."""
     if not infos:
         return Text("no disks")
-    table = _table("disk", "size", "kind", "model", "mounted", right=("size",))
+    table = table_of("disk", "size", "kind", "model", "mounted", right=("size",))
     for info in infos:
         mounts = ", ".join(f"{mounted.mount} ({mounted.kind})" for mounted in info.mounted)
         table.add_row(
@@ -335,7 +288,7 @@ def intermediates(views: Sequence[IntermediateView]) -> RenderableType:
     if not views:
         return Text("no intermediate disks")
     columns = ("job", "source", "disk", "intermediate", "kind", "size", "allocated", "epoch", "use")
-    table = _table(*columns, right=("size", "allocated", "epoch"))
+    table = table_of(*columns, right=("size", "allocated", "epoch"))
     for view in views:
         table.add_row(
             plain(view.job),
@@ -371,11 +324,11 @@ def status(view: SourceStatus) -> RenderableType:
         ("tracker", plain(tracker)),
     ]
     if view.job is None:
-        return Group(_facts([*rows, ("job", plain("none"))]))
+        return Group(facts([*rows, ("job", plain("none"))]))
     rows.append(("job", plain(f"{view.job.name} ({view.job.id})")))
     rows += _progress(view.job)
     rows.append(("limit", Text(format_limit(view.job.bandwidth))))
-    return Group(_facts(rows), *_error(view.job.error), Text(), disks(view.job.disks))
+    return Group(facts(rows), *_error(view.job.error), Text(), disks(view.job.disks))
 
 
 def checks(items: Sequence[CheckItem]) -> RenderableType:
@@ -392,7 +345,7 @@ def checks(items: Sequence[CheckItem]) -> RenderableType:
 
 def estimate(view: EstimateView) -> RenderableType:
     """``replicad estimate``: what is on the disks and how long a first copy would take."""
-    table = _table("disk", "size", "used", "compresses", "reads at", right=("size", "used"))
+    table = table_of("disk", "size", "used", "compresses", "reads at", right=("size", "used"))
     for disk in view.disks:
         table.add_row(
             plain(disk.path),
@@ -401,7 +354,7 @@ def estimate(view: EstimateView) -> RenderableType:
             f"{disk.compression_ratio:.2f} : 1",
             format_rate(disk.read_bytes_per_second),
         )
-    times = _table("at", "first copy takes", right=("first copy takes",))
-    for rate, duration in view.seconds_at.items():
-        times.add_row(plain(rate), seconds(duration))
+    times = table_of("at", "first copy takes", right=("first copy takes",))
+    for rate, takes in view.seconds_at.items():
+        times.add_row(plain(rate), seconds(takes))
     return Group(table, Text(), times, Text(), plain(view.sentence))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
-from protocol.local import draw
+from protocol.local import drawing
 from protocol.local.door import SHAPES, drawn
 from tests.support import recorded as answers
 
@@ -87,7 +87,7 @@ def test_an_error_is_shown_with_its_remedy() -> None:
 
 
 def test_what_is_not_known_is_a_dash() -> None:
-    assert draw.seconds(None) == "-"
+    assert drawing.seconds(None) == "-"
     text = printed(drawn([{**answers.JOB, "remaining_seconds": None, "sentence": ""}], "jobs"))
     assert text.splitlines()[1].split()[-2:] == ["-", "-"]
 
@@ -102,7 +102,7 @@ def test_what_is_not_known_is_a_dash() -> None:
     ],
 )
 def test_instants_are_drawn_to_the_second(value: str | None, drawn_as: str) -> None:
-    assert draw.instant(value).plain == drawn_as
+    assert drawing.instant(value).plain == drawn_as
 
 
 def test_status_says_why_there_is_no_connection() -> None:
@@ -112,12 +112,12 @@ def test_status_says_why_there_is_no_connection() -> None:
 
 @given(st.integers(0, 1 << 60), st.integers(0, 1 << 60))
 def test_a_bar_is_full_only_at_the_end(done: int, total: int) -> None:
-    text = draw.bar(done, total).plain
-    assert len(text) == draw.BAR + 5
+    text = drawing.bar(done, total).plain
+    assert len(text) == drawing.BAR + 5
     assert text.endswith("100%") == (done >= total)
 
 
 @given(st.text())
 def test_no_text_of_a_peer_reaches_the_terminal_as_a_command(text: str) -> None:
-    assert draw.plain(text).plain.isprintable()
-    assert not draw.plain(text).spans
+    assert drawing.plain(text).plain.isprintable()
+    assert not drawing.plain(text).spans
