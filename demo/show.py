@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from protocol.local.draw import seconds
+from protocol.local.drawing import seconds
 from protocol.units import format_rate, format_size
 
 if TYPE_CHECKING:
