@@ -11,8 +11,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from protocol.wire.jobs import DiskIdentity, DiskInfo
+
+
+def strength(expected: DiskIdentity, now: DiskIdentity) -> int:
+    """How strong the mark is by which two disks are the same: 4 serial number, 3 WWN, 2 partition
+    table, 1 a filesystem; 0 when the strongest mark that both have differs, or none is shared."""
+    pairs = (
+        (4, expected.serial, now.serial),
+        (3, expected.wwn, now.wwn),
+        (2, expected.partition_table, now.partition_table),
+    )
+    for level, before, after in pairs:
+        if before and after:
+            return level if before == after else 0
+    return int(bool(set(expected.filesystems) & set(now.filesystems)))
+
+
+def of_other_hardware(expected: DiskIdentity, now: DiskIdentity) -> bool:
+    """Whether marks that belong to the hardware differ: whatever else, it is another disk."""
+    pairs = ((expected.serial, now.serial), (expected.wwn, now.wwn))
+    return any(before and after and before != after for before, after in pairs)
+
+
+def refreshed(before: DiskIdentity, now: DiskIdentity) -> DiskIdentity:
+    """The marks to remember of a disk that was recognised: those that it bears now. A mark of the
+    hardware that cannot be read today (another driver) is kept; so is the content's, when there is
+    nothing that could be read."""
+    content = now if now.partition_table or now.filesystems else before
+    return msgspec.structs.replace(
+        content, serial=now.serial or before.serial, wwn=now.wwn or before.wwn
+    )
 
 
 def compare_identity(expected: DiskIdentity, size: int, actual: DiskInfo) -> str | None:

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol.wire.jobs import Convergence, DiskInfo, DiskRange, ErrorInfo, JobState, PassKind
+from protocol.wire.jobs import (
+    Convergence,
+    DiskInfo,
+    DiskRange,
+    ErrorInfo,
+    JobState,
+    PassKind,
+    Recovery,
+)
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,7 +25,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiskView(View, frozen=True):
-    """One disk of a job. ``intermediate`` is its copy's path on the receiver."""
+    """One disk of a job. ``intermediate`` is its copy's path on the receiver.
+
+    ``path`` is what the job calls the disk, ``device`` where it is now. ``recovery`` is how the
+    copy was taken up the last time, None before it ever was.
+    """
 
     path: str
     size: int
@@ -32,6 +44,8 @@ class DiskView(View, frozen=True):
     trust: str
     granule: int
     intermediate: str | None
+    device: str
+    recovery: Recovery | None
 
 
 class CheckpointView(View, frozen=True):

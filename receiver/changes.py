@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from protocol.errors import JOB_STATE, UNKNOWN_JOB, USAGE
-from protocol.wire.jobs import CheckpointOrder, ErrorInfo, JobOrder
+from protocol.wire.jobs import CheckpointOrder, ErrorInfo, JobOrder, KnownDisk
 from protocol.wire.messages import CheckpointFailed
 from receiver.catalog import Catalog, JobRow
 from receiver.creation import scheduled_checkpoint
@@ -56,13 +56,18 @@ def order_of(catalog: Catalog, source: str) -> JobOrder:
         if not ended:
             return JobOrder(revision=1, want="none")
         job = ended[-1]
+    disks = catalog.disks.of_job(job.id)
     return JobOrder(
         revision=job.revision,
         want=wanted(job.state),
         state=job.state,
         job=job.id,
         name=job.name,
-        disks=tuple(disk.source_path for disk in catalog.disks.of_job(job.id)),
+        disks=tuple(disk.source_path for disk in disks),
+        known=tuple(
+            KnownDisk(path=disk.source_path, size=disk.size, identity=disk.identity)
+            for disk in disks
+        ),
         bandwidth=job.spec.bandwidth,
         compress=job.spec.compress,
         freeze_budget=job.spec.freeze_budget,

@@ -78,6 +78,9 @@ async def _commit(
     crash.here("commit.received")
     await session.sync()
     crash.here("commit.synced")
+    for disk in session.disks.values():
+        # Not a checkpoint if somebody else has written to it.
+        await asyncio.to_thread(disk.look)
     paths = [Path(disk.path) for disk in session.disks.values()]
     kept = await asyncio.to_thread(preserve, storage, session.job, message.epoch, paths)
     crash.here("commit.preserved")

@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from protocol.errors import INTERNAL, SESSION_FENCED, Fault
+from protocol.errors import INTERNAL, SESSION_FENCED, TARGET_TOUCHED, Fault
 from protocol.identity import certificate_fingerprint
 from protocol.link.control import ControlLink
 from protocol.local import crash, log
@@ -110,7 +110,11 @@ class Conversations:
             error = ErrorInfo(code=fault.code, message=fault.sentence, remedy=fault.remedy)
             with contextlib.suppress(Fault):
                 here.link.send(SessionFailed(session=session.id, error=error))
-        self._manager.happenings.session_failed(session, fault)
+        if fault.code == TARGET_TOUCHED.code:
+            # Nothing for a person to mend: the next session compares.
+            self._manager.happenings.session_doubted(session, fault)
+        else:
+            self._manager.happenings.session_failed(session, fault)
 
     def dismiss(self, source: str, fault: Fault) -> None:
         """Send a source away: it has been forgotten."""
@@ -287,7 +291,11 @@ class Conversations:
 
     async def _open(self, here: Present, message: OpenSession) -> ControlMessage:
         opened = await self._manager.sessions.open(
-            here.name, message, self.data_port, here=same_machine(here.boot)
+            here.name,
+            message,
+            self.data_port,
+            here=same_machine(here.boot),
+            boot=here.boot,
         )
         if here.link.closed.is_set():
             await self._manager.sessions.close_session(opened.session)

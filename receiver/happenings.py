@@ -180,6 +180,12 @@ class Happenings:
         """A disk of a session failed: the job is in error and keeps everything."""
         self.beside(self._session_failed(session, fault))
 
+    def session_doubted(self, session: Session, fault: Fault) -> None:
+        """Somebody else wrote to a disk of a session: it ends, and the source opens another."""
+        _log.warning("disk.touched", job=session.job, code=fault.code, because=fault.sentence)
+        self.errors[fault.code] += 1
+        self.beside(self.sessions.close_session(session.id))
+
     async def _session_failed(self, session: Session, fault: Fault) -> None:
         error = ErrorInfo(code=fault.code, message=fault.sentence, remedy=fault.remedy)
 

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import CHECKPOINT_SUPERSEDED
+from protocol.errors import CHECKPOINT_SUPERSEDED, USAGE
 from protocol.local import crash, log
 from protocol.views import CheckpointResult, JobView, VerifiedView
 from protocol.wire.jobs import CheckpointOrder, JobOrder
 from receiver import changes
+from receiver.accepting import accept_disk
 from receiver.catalog import Catalog, CheckpointRow, JobRow
 from receiver.creation import create_job, delete_job, scheduled_checkpoint
 from receiver.figures import Figures
@@ -146,9 +147,29 @@ class Manager:
             LocalFault: USAGE, UNKNOWN_JOB, JOB_STATE.
         """
         now = self._clock()
-        return await self.view(
-            await self._change(text, lambda row: changes.set_to(row, edits, now))
-        )
+        if "accept" not in edits:
+            return await self.view(
+                await self._change(text, lambda row: changes.set_to(row, edits, now))
+            )
+        path, others = edits["accept"], {k: v for k, v in edits.items() if k != "accept"}
+        job = await self.resolve(text)
+        if not isinstance(path, str):
+            raise USAGE.fault(problem="accept: the path of a disk of the job")
+        if not self._told.connected(job.source):
+            raise USAGE.fault(
+                problem=f"accept: source {job.source} is not connected: it must say what is there"
+            )
+        await self.sessions.close(job.id)
+
+        def accept(catalog: Catalog) -> JobRow:
+            with catalog.transaction():
+                row = catalog.jobs.get(job.id)
+                accept_disk(catalog, self.storage, row, path)
+                return catalog.jobs.save(changes.set_to(row, others, now))
+
+        job = await self.shelf.do(accept)
+        await self.happenings.tell(job)
+        return await self.view(job)
 
     async def delete(self, text: str) -> str:
         """Forget a job that has ended, with its intermediate disks; its id.

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from protocol.errors import INTERNAL
 from protocol.local.freezes import CONVERGENCE_GAUGES, freeze_histogram
+from protocol.local.recoveries import recoveries
 from protocol.units import parse_instant
 from protocol.views import JobView
 from protocol.wire.jobs import JobReport
@@ -80,6 +81,11 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
         yield gauge
     yield from _verified(now, labels)
     yield from _states(now)
+    yield from recoveries(
+        "receiver",
+        [*labels, "disk"],
+        [((j.id, j.source, d.path), d.recovery) for j in now.jobs for d in j.disks],
+    )
     yield freeze_histogram("receiver_freeze_seconds", now.frozen)
     yield _plain("receiver_connected_sources", "Sources that are connected.", now.sources)
     yield _plain("receiver_sessions", "Open sessions.", now.sessions)

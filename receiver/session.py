@@ -15,16 +15,26 @@ the next one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from protocol.errors import CONNECTION_LOST, INTERNAL, SESSION_FENCED, TOO_MANY, Fault, PeerFault
+from protocol.errors import (
+    CONNECTION_LOST,
+    INTERNAL,
+    SESSION_FENCED,
+    TARGET_TOUCHED,
+    TOO_MANY,
+    Fault,
+    PeerFault,
+)
 from protocol.local import crash, log
 from protocol.wire.data import Connections, DataHello
 from protocol.wire.frames import Ack
 from protocol.wire.limits import CONNECTIONS_MAX
 from receiver.datapath import DataConnection
+from receiver.evidence import Left
 
 if TYPE_CHECKING:
     import socket
@@ -34,6 +44,7 @@ if TYPE_CHECKING:
     from protocol.link.buffers import BufferPool
     from protocol.wire.crypto import SessionKeys
     from receiver.disk import IntermediateDisk
+    from receiver.memory import Memory
 
 SYNC_SECONDS = 0.05
 """Seconds that written data may wait for its sync: long enough to form a group, short enough
@@ -50,6 +61,7 @@ class Session:
     ``over``, ``still`` and ``disk``.
 
     Args:
+        memory: where it is kept how much is durable; ours from now on.
         pool: receive buffers, one for each connection; without one none is admitted.
         on_failed: called once with the fault of a disk; the session takes no more after it.
         connections_max: open at one time.
@@ -65,6 +77,7 @@ class Session:
         source: str,
         keys: SessionKeys,
         disks: Mapping[int, IntermediateDisk],
+        memory: Memory,
         pool: BufferPool,
         workers: Executor,
         syncers: Executor,
@@ -79,6 +92,8 @@ class Session:
         self.fault: Fault | None = None
         self.still = False
         self.closed = asyncio.Event()
+        self._memory = memory
+        self._durable: dict[int, int] = {}
         self._pool = pool
         self._workers = workers
         self._syncers = syncers
@@ -176,11 +191,19 @@ class Session:
         self.closed.set()
 
     def _close_disks(self) -> None:
+        try:
+            # A disk that failed is not asked again what it holds.
+            if self.fault is None or self.fault.code == TARGET_TOUCHED.code:
+                self._memory.end([_left(number, disk) for number, disk in self.disks.items()])
+        except Fault as fault:
+            # Not left in order: the next session goes by what there is instead.
+            _log.warning("session.unclean", job=self.job, code=fault.code, because=fault.sentence)
         for disk in self.disks.values():
             try:
                 disk.close()
             except OSError:  # the descriptor is gone whatever close(2) says
                 _log.exception("disk.close", job=self.job, disk=disk.path)
+        self._memory.close()
 
     # --- figures --------------------------------------------------------------------------
 
@@ -244,8 +267,9 @@ class Session:
         if not written or self.over:
             return
         crash.here("sync.gathered")
+        self._durable.update((c.index, sequence + 1) for c, sequence in written.items())
         try:
-            await self.sync()
+            await self.sync(dict(self._durable))
         except Fault:
             return
         crash.here("sync.done")
@@ -254,8 +278,12 @@ class Session:
             connection.send(Ack(sequence))
             crash.here("ack.sent")
 
-    async def sync(self) -> None:
+    async def sync(self, durable: Mapping[int, int] | None = None) -> None:
         """Bring all disks to stable storage, at the same time.
+
+        Args:
+            durable: frames of each connection that will be durable then. It is put on record at
+                the same time: if only that survives, the source has not been told either.
 
         Raises:
             LocalFault: TARGET_IO or RECEIVER_FULL; nothing since the last sync may be trusted,
@@ -264,8 +292,22 @@ class Session:
         syncs = [
             self._loop.run_in_executor(self._syncers, disk.sync) for disk in self.disks.values()
         ]
+        if durable is not None:
+            syncs.append(self._loop.run_in_executor(self._syncers, self._memory.note, durable))
         try:
             await asyncio.gather(*syncs)
         except Fault as fault:
             self.fail(fault)
             raise
+
+
+def _left(number: int, disk: IntermediateDisk) -> Left:
+    """How a disk is left. Synced first: what the kernel has yet to write would count as others'.
+
+    Raises:
+        Fault: that is not known.
+    """
+    disk.sync()
+    with contextlib.suppress(Fault):  # it is said in ``doubt``
+        disk.look()
+    return Left(number=number, mark=disk.mark(), doubt=disk.lease.doubt if disk.lease else "")

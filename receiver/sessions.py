@@ -94,7 +94,13 @@ class Sessions:
     # --- opening ------------------------------------------------------------------------------
 
     async def open(
-        self, source: str, message: OpenSession, data_port: int, *, here: bool = False
+        self,
+        source: str,
+        message: OpenSession,
+        data_port: int,
+        *,
+        here: bool = False,
+        boot: str = "",
     ) -> SessionOpened:
         """Fence older writers, open the disks, and make the new session's secret.
 
@@ -103,6 +109,7 @@ class Sessions:
             message: its words.
             data_port: where data connections are to be made.
             here: the source runs on this machine, so that a target may be its own disk.
+            boot: the boot id under which the source says that it runs.
 
         Raises:
             Fault: the job is not this source's, is not to run, or a disk refuses.
@@ -116,16 +123,26 @@ class Sessions:
             free = self._pool.count - self._pool.leased
             if free < 1:
                 raise TOO_MANY.fault(what="all receive buffers are in use ([limits] memory)")
-            job, disks, opened = await self._shelf.do(
-                lambda catalog: open_disks(catalog, self._storage, source, message, here)
-            )
-            connections = min(self._connections, free)
             secret, identity = secrets.token_bytes(SECRET), secrets.token_bytes(16)
+            keys = SessionKeys(secret, identity)
+            opening = await self._shelf.do(
+                lambda catalog: open_disks(
+                    catalog,
+                    self._storage,
+                    source,
+                    message,
+                    session=keys.session.hex(),
+                    here=here,
+                    boot=boot,
+                )
+            )
+            job, connections = opening.job, min(self._connections, free)
             session = Session(
                 job.id,
                 source,
-                SessionKeys(secret, identity),
-                disks,
+                keys,
+                opening.disks,
+                opening.memory,
                 self._pool,
                 self._workers,
                 self._syncers,
@@ -133,7 +150,7 @@ class Sessions:
                 connections_max=SPARE_CONNECTIONS + connections,
             )
             self._by_id[session.id] = self._by_job[job.id] = session
-            _log.info("session.opened", job=job.id, source=source, disks=len(disks))
+            _log.info("session.opened", job=job.id, source=source, disks=len(opening.disks))
             crash.here("session.opened")
             return SessionOpened(
                 answers=message.id,
@@ -141,9 +158,10 @@ class Sessions:
                 secret=secret,
                 data_port=data_port,
                 epoch=job.epoch,
-                disks=tuple(opened),
+                disks=tuple(opening.opened),
                 connections=connections,
                 window_bytes=WINDOW_BYTES,
+                last_boot=opening.last_boot,
             )
 
     @contextlib.asynccontextmanager

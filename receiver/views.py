@@ -135,6 +135,8 @@ def disk_view(row: DiskRow, report: DiskReport | None, *, connected: bool = True
         trust=known.trust,
         granule=known.granule,
         intermediate=row.intermediate,
+        device=known.device or row.source_path,
+        recovery=known.recovery,
     )
 
 

@@ -28,7 +28,7 @@ from protocol.local.stopping import stop_event
 from protocol.local.values import parse_address
 from protocol.views import SourceStatus, TrackerView
 from protocol.wire.greeting import Greeting
-from protocol.wire.jobs import JobOrder
+from protocol.wire.jobs import ErrorInfo, JobOrder
 from protocol.wire.messages import Inventory, SessionFailed
 from replicad import __version__
 from replicad.commands import Commands
@@ -172,6 +172,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         told: tuple[object, ...] | None = None
         said: tuple[object, ...] | None = None
+        complained: ErrorInfo | None = None
         look_at = say_at = 0.0
         while True:
             if loop.time() >= look_at:
@@ -183,6 +184,9 @@ class Daemon:
                     link.send(Inventory(disks=found))
                     crash.here("inventory.sent")
             report = self.engine.report()
+            if report is not None and report.error != complained:
+                # It may be about a disk: the receiver must know what is there now.
+                complained, look_at = report.error, loop.time()
             if report is not None and self._obeyed:
                 news = (report.state, report.error, [(d.pass_, d.passed) for d in report.disks])
                 if news != said or loop.time() >= say_at:

@@ -8,17 +8,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from protocol.errors import INTERNAL
+import msgspec
+
+from protocol.errors import INTERNAL, SOURCE_DISK_MOVED
 from protocol.local import crash
-from protocol.wire.jobs import DiskInfo, DiskReport, PassKind
-from protocol.wire.messages import OpenDisk, OpenedDisk
+from protocol.wire.jobs import DiskInfo, DiskReport, PassKind, Recovery
+from protocol.wire.messages import OpenDisk, OpenedDisk, SessionOpened
 from replicad.dirtymap import DirtyMap, Header
 from replicad.reader import DiskReader
 from replicad.recovery import (
     FULL_FLAG,
-    INTERRUPTED,
     SINCE_COMPARE,
     SINCE_FULL,
+    Opened,
+    peek,
+    reason_of,
+    settle,
     suspect_all,
     take_up,
     tracked_since,
@@ -31,6 +36,7 @@ from replicad.tracker import (
     Suspect,
     TrackedDisk,
     TrackingState,
+    attachment,
     boot_id,
     granule_for,
     judge,
@@ -49,18 +55,25 @@ class JobDisk:
     """A disk that is being copied. Made in a worker thread: opening touches the disk.
 
     Attributes:
+        path: where it is now.
+        named: what the job calls it: where it was when the job was made.
         number: its number in data frames, known once a session is open.
         compared_bytes: bytes hashed in the present compare pass.
     """
 
-    def __init__(self, info: DiskInfo, tracker: EbpfTracker | NoTracker) -> None:
+    def __init__(self, info: DiskInfo, tracker: EbpfTracker | NoTracker, named: str = "") -> None:
         """Open the disk and begin, or go on, to track it.
+
+        Args:
+            info: the disk as it is now.
+            named: the job's path of it, if that is another one.
 
         Raises:
             LocalFault: SOURCE_DISK_MISSING.
         """
         path = info.path
         self.path = path
+        self.named = named or path
         self.info = info
         self.number = 0
         self.tracked: TrackedDisk | None = None
@@ -76,7 +89,6 @@ class JobDisk:
         self.granule = self.tracked.granule if self.tracked else granule_for(info.size)
         self.reader = DiskReader(path, granule=self.granule)
         self.map: DirtyMap | None = None
-        self._reason = INTERRUPTED
         self.kind: PassKind = "idle"
         self.pass_total = 0
         self.pass_done = 0
@@ -84,6 +96,8 @@ class JobDisk:
         self._broken_off: PassKind = "idle"
         self.compared_bytes = 0
         self.differing_bytes = 0
+        self._read = self._sent = 0
+        self._attachment = attachment(path)
 
     @property
     def size(self) -> int:
@@ -105,29 +119,51 @@ class JobDisk:
         self.reader.close()
 
     def check(self) -> None:
-        """Raises LocalFault when the disk vanished or changed its size."""
+        """Raises LocalFault when the disk vanished, changed its size, or another is there now."""
+        if attachment(self.path) != self._attachment:
+            raise SOURCE_DISK_MOVED.fault(path=self.path)
         self.reader.check_size()
 
     # --- the dirty map ------------------------------------------------------------------------
 
-    def offer(self) -> OpenDisk:
-        """What the receiver is told of this disk when a session opens."""
-        return OpenDisk(path=self.path, size=self.size, identity=self.info.identity)
+    def offer(self, directory: Path, job: str) -> OpenDisk:
+        """What the receiver is told of this disk when a session opens: what it is, what our map
+        of it belongs to, and what we know that the receiver must know as well."""
+        if self.map is not None:
+            held: Header | None = self.map.header
+        else:
+            held = next((h for h in peek(directory, job) if h.disk == self.named), None)
+        offered = OpenDisk(path=self.named, size=self.size, identity=self.info.identity)
+        if held is None:
+            return offered
+        return msgspec.structs.replace(
+            offered,
+            generation=held.generation,
+            epoch=held.epoch,
+            session=held.session,
+            acked=held.acked,
+            proven=self._same_attachment(held),
+        )
+
+    def _same_attachment(self, held: Header) -> bool:
+        """Whether it has not been taken away since the map was used, whatever marks it bears."""
+        return held.boot == boot_id() and self._attachment == held.attachment != ""
 
     def attach(
         self,
         directory: Path,
         job: str,
+        session: SessionOpened,
         opened: OpenedDisk,
-        epoch: int,
         tracker: EbpfTracker | NoTracker,
     ) -> None:
         """Find or make the dirty map that belongs to the receiver's intermediate disk."""
+        epoch = session.epoch
         self.number = opened.number
         misses = self._misses(tracker)
         present = Header(
             job=job,
-            disk=self.path,
+            disk=self.named,
             size=self.size,
             granule=self.granule,
             generation=opened.generation,
@@ -135,6 +171,8 @@ class JobDisk:
             boot=boot_id(),
             token=self.tracked.token if self.tracked else "",
             misses=misses,
+            session=session.session,
+            attachment=self._attachment,
         )
         if self.map is not None:
             if self.map.header.generation == opened.generation:
@@ -142,17 +180,19 @@ class JobDisk:
                     # Found out here and not by a drain: it is a gap all the same.
                     self.suspect_all(_ANEW)
                     self.map.update(token=present.token, misses=misses)
-                self.map.update(epoch=epoch)
+                self.map.update(epoch=epoch, session=session.session, acked=())
                 return
             self.map.close()
             self.map = None
-        self.map, self._reason = take_up(
+        self.map = take_up(
             directory / f"{job}-{opened.number}.map",
             present,
-            tracked=self.tracked is not None,
-            fresh=opened.fresh,
+            Opened(opened.fresh, opened.full, opened.reason, session.last_boot),
+            untracked=self.untracked_because if self.tracked is None else "",
             allocated=self.reader.data_ranges,
         )
+        taken = self.map.header.recovery
+        self._read, self._sent = (taken.bytes_read, taken.bytes_sent) if taken else (0, 0)
 
     def _misses(self, tracker: EbpfTracker | NoTracker) -> int:
         """The tracker's cumulative count for this disk, without taking anything from it."""
@@ -167,8 +207,8 @@ class JobDisk:
 
     def suspect_all(self, reason: str) -> None:
         """Nothing is known to be equal any more; the next pass compares."""
-        suspect_all(self.live_map)
-        self._reason = reason
+        suspect_all(self.live_map, reason)
+        self._read = self._sent = 0
 
     @property
     def suspect(self) -> bool:
@@ -183,8 +223,26 @@ class JobDisk:
         if self.map is None:
             return ""
         if self.suspect:
-            return f"comparing: {self._reason}"
+            return f"comparing: {reason_of(self.map.header)}"
         return tracked_since(self.map.header)
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """How the copy was taken up, and what that has cost so far."""
+        kept = self.map.header.recovery if self.map is not None else None
+        if kept is None or kept.ended is not None:
+            return kept
+        return msgspec.structs.replace(kept, bytes_read=self._read, bytes_sent=self._sent)
+
+    def carried(self, read: int, sent: int) -> None:
+        """Bytes of the disk that were read and sent, and answered."""
+        self._read += read
+        self._sent += sent
+
+    def remember(self, acked: tuple[int, ...]) -> None:
+        """So many frames of each connection are acknowledged. Call before anything becomes clean
+        by them: what is clean must be what the receiver can be held to."""
+        self.live_map.update(acked=acked, recovery=self.recovery)
 
     # --- what was written ---------------------------------------------------------------------
 
@@ -282,12 +340,14 @@ class JobDisk:
         if FULL_FLAG in held.header.flags and not held.suspect_granules:
             held.update(flags=(SINCE_FULL if self.kind == "full" else SINCE_COMPARE,))
         self.kind = "idle"
+        held.update(recovery=self.recovery)
+        settle(held)
 
     def report(self) -> DiskReport:
         """This disk as it stands."""
         held = self.map
         return DiskReport(
-            path=self.path,
+            path=self.named,
             size=self.size,
             total_bytes=max(self.pass_total, self.pass_done),
             transferred_bytes=self.pass_done,
@@ -299,6 +359,8 @@ class JobDisk:
             tracker="ebpf" if self.tracked else "none",
             trust=self.trust,
             granule=self.granule,
+            device=self.path,
+            recovery=self.recovery,
         )
 
 

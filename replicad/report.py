@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from protocol.errors import INTERNAL
 from protocol.local.freezes import CONVERGENCE_GAUGES, freeze_histogram
+from protocol.local.recoveries import recoveries
 from protocol.views import DiskView, JobStatus, SourceStatus, TrackerView
 from protocol.wire.jobs import DiskReport, JobOrder, JobReport
 from replicad.verification import Tally
@@ -48,6 +49,8 @@ def disk_view(report: DiskReport, intermediate: str | None = None) -> DiskView:
         trust=report.trust,
         granule=report.granule,
         intermediate=intermediate,
+        device=report.device or report.path,
+        recovery=report.recovery,
     )
 
 
@@ -184,6 +187,9 @@ def _disks(report: JobReport) -> Iterable[Metric]:
         flying.add_metric([report.job, disk.path], disk.in_flight_bytes)
         kind.add_metric([report.job, disk.path, disk.pass_], 1)
     yield from (dirty, flying, kind)
+    yield from recoveries(
+        "replicad", ["job", "disk"], [((report.job, d.path), d.recovery) for d in report.disks]
+    )
 
 
 def gauge(name: str, text: str, value: float, job: Sequence[str] | None = None) -> Metric:

@@ -1,7 +1,7 @@
 """What the job is doing, in one sentence that an administrator can act on.
 
 Made from the report and nothing else, so it cannot say what the figures do not:
-"compare pass: the server was restarted; 40.0 GiB to read, 0.2 GiB differ so far, 6 min left".
+"compare pass: rebooted at 03:12 UTC, 40 GiB to read, 205 MiB differ so far, 6m left".
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _doing(disks: Sequence[DiskReport], remaining: float | None, lag: float) -> 
         reason = next((disk.trust for disk in inside if disk.trust), "").removeprefix("comparing: ")
         differs = sum(disk.differing_bytes for disk in inside)
         return (
-            f"compare pass: {reason}; {format_size(left)} to read, "
+            f"compare pass: {reason}, {format_size(left)} to read, "
             f"{format_size(differs)} differ so far{end}"
         )
     if kind == "full":

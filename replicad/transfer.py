@@ -75,6 +75,7 @@ class Transfer:
         self._ended = False
         self._meter = meter or SendMeter()
         self._zeros = self._compared_batches = 0
+        self._acked = [0] * opened.connections
         self.acked_bytes = 0
 
     async def __aenter__(self) -> Self:
@@ -220,14 +221,14 @@ class Transfer:
         if sender is None:
             raise PROTOCOL.peer(detail="an answer before anything was sent")
         try:
-            self._carry_in(sender, frame, payload)
+            self._carry_in(index, sender, frame, payload)
         except Fault:
             raise
         except Exception as error:  # a bug; the loop would log it and never hear an answer again
             _log.exception("transfer.bug")
             raise INTERNAL.fault(detail=f"{type(error).__name__}: {error}") from error
 
-    def _carry_in(self, sender: Sender, frame: object, payload: bytes) -> None:
+    def _carry_in(self, index: int, sender: Sender, frame: object, payload: bytes) -> None:
         if isinstance(frame, Diff):
             batch = sender.differs(frame)
             if batch is not None:
@@ -235,13 +236,22 @@ class Transfer:
                 crash.here("transfer.diff_heard")
         elif isinstance(frame, Ack):
             crash.here("transfer.ack_heard")
-            for batch in sender.acknowledge(frame):
+            batches = sender.acknowledge(frame)
+            self._remember(index, frame.sequence)
+            for batch in batches:
                 self._answered(self._feed.find(batch))
         elif not isinstance(frame, Pong):
             raise PROTOCOL.peer(detail=f"a {type(frame).__name__} from the receiver")
 
+    def _remember(self, index: int, sequence: int) -> None:
+        """In every map, before anything in it becomes clean: what the receiver must know."""
+        self._acked[index] = sequence + 1
+        for disk in self._disks.values():
+            disk.remember(tuple(self._acked))
+
     def _answered(self, work: Work) -> None:
         disk = work.disk
+        disk.carried(work.size, work.size if work.stage == "data" else 0)
         if work.stage == "data":
             disk.live_map.acked(work.batch)
             crash.here("transfer.acked")

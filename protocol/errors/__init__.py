@@ -139,6 +139,9 @@ from protocol.errors.receiver import (
     TARGET_TOO_SMALL as TARGET_TOO_SMALL,
 )
 from protocol.errors.receiver import (
+    TARGET_TOUCHED as TARGET_TOUCHED,
+)
+from protocol.errors.receiver import (
     UNKNOWN_DISK as UNKNOWN_DISK,
 )
 from protocol.errors.receiver import (
@@ -154,6 +157,9 @@ from protocol.errors.source import (
     RUNTIME_ON_DISK as RUNTIME_ON_DISK,
 )
 from protocol.errors.source import (
+    SOURCE_DISK_AMBIGUOUS as SOURCE_DISK_AMBIGUOUS,
+)
+from protocol.errors.source import (
     SOURCE_DISK_CHANGED as SOURCE_DISK_CHANGED,
 )
 from protocol.errors.source import (
@@ -164,6 +170,9 @@ from protocol.errors.source import (
 )
 from protocol.errors.source import (
     SOURCE_DISK_MISSING as SOURCE_DISK_MISSING,
+)
+from protocol.errors.source import (
+    SOURCE_DISK_MOVED as SOURCE_DISK_MOVED,
 )
 from protocol.errors.source import (
     SOURCE_DISK_READ as SOURCE_DISK_READ,

@@ -107,6 +107,12 @@ JOB_EXPIRED = Kind(
     "Set a later 'valid', then 'receiver job start'.",
     Exit.REFUSED,
 )
+TARGET_TOUCHED = Kind(
+    "RPL-4113",
+    "target_touched",
+    "intermediate disk {path} was written to while it was in use: {detail}",
+    "Nothing to do: it is compared before it counts again. Find out who wrote to it.",
+)
 CATALOG_UNUSABLE = Kind(
     "RPL-4111",
     "catalog_unusable",

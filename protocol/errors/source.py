@@ -21,7 +21,8 @@ SOURCE_DISK_CHANGED = Kind(
     "RPL-5003",
     "source_disk_changed",
     "{path} is not the disk that this job copies: {detail}",
-    "Put the right disk back; or cancel the job and create a new one for this disk.",
+    "Put the right disk back; or have this one copied from now on: "
+    "'receiver job set ID accept={path}', then 'receiver job retry'.",
     Exit.REFUSED,
 )
 SOURCE_DISK_READ = Kind(
@@ -55,6 +56,20 @@ SOURCE_DISK_GREW = Kind(
     "source_disk_grew",
     "disk {path} grew from {before} to {after} bytes",
     "Nothing to do: the new part is taken in, and the next pass compares.",
+)
+SOURCE_DISK_AMBIGUOUS = Kind(
+    "RPL-5011",
+    "source_disk_ambiguous",
+    "disk {path} of the job may be any of {candidates}: they bear the same marks",
+    "Detach the clone, give it other identifiers, or leave it out of 'disks' in replicad.toml; "
+    "then 'receiver job retry'.",
+    Exit.REFUSED,
+)
+SOURCE_DISK_MOVED = Kind(
+    "RPL-5012",
+    "source_disk_moved",
+    "another disk than before is at {path} now",
+    "Nothing to do: the job's disk is looked for by its marks, and refused if it is not there.",
 )
 TRACKER_UNAVAILABLE = Kind(
     "RPL-5101",

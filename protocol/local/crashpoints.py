@@ -140,6 +140,7 @@ _RECEIVER: Final = (
         "disk.renewed", "receiver", "the catalog knows the new one, the disk does not", "compare"
     ),
     Point("disk.unfresh", "receiver", "that the disk was empty: it is compared, not filled"),
+    Point("session.remembered", "receiver", "a session that nobody was told of is remembered"),
     Point("session.opened", "receiver", "a secret that nobody was told"),
     Point("hello.heard", "receiver", "a connection"),
     Point("connection.admitted", "receiver", "a connection"),
@@ -150,6 +151,7 @@ _RECEIVER: Final = (
     Point("segment.zeroed", "receiver", "the other segments of a frame"),
     Point("frame.compared", "receiver", "which blocks differ"),
     Point("frame.written", "receiver", "that a frame was written: it is not durable"),
+    Point("memory.written", "receiver", "what is remembered may not be durable: nobody was told"),
     Point("sync.gathered", "receiver", "written frames that are not durable"),
     Point("disk.synced", "receiver", "one disk is durable, the others are not"),
     Point("sync.done", "receiver", "acks of what is durable: it is sent again"),

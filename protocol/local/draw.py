@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         SourceView,
         VerifiedView,
     )
-    from protocol.wire.jobs import Convergence, DiskInfo, ErrorInfo
+    from protocol.wire.jobs import Convergence, DiskInfo, ErrorInfo, Recovery
 
 RANGES = 12
 """Differing ranges of a verification that are drawn; --json has more."""
@@ -167,7 +167,7 @@ def disks(views: Sequence[DiskView]) -> RenderableType:
     for view in views:
         moving = view.pass_ in ("full", "compare", "delta")
         table.add_row(
-            plain(view.path),
+            plain(view.path if view.device == view.path else f"{view.path} (now {view.device})"),
             format_size(view.size),
             plain(view.pass_),
             bar(view.transferred_bytes, view.total_bytes) if moving else Text(NONE),
@@ -175,7 +175,18 @@ def disks(views: Sequence[DiskView]) -> RenderableType:
             plain(f"{view.tracker} ({view.trust})" if view.trust else view.tracker),
             plain(view.intermediate),
         )
-    return table
+    lines = [recovery(view.path, view.recovery) for view in views if view.recovery]
+    return Group(table, Text(), *lines) if lines else table
+
+
+def recovery(path: str, value: Recovery) -> RenderableType:
+    """How a disk's copy was taken up the last time, and what that has cost."""
+    cost = f"{format_size(value.bytes_read)} read, {format_size(value.bytes_sent)} sent"
+    end = f", ended {instant(value.ended)}" if value.ended else ", goes on"
+    style = "" if value.ended or value.grade == "intact" else "yellow"
+    return plain(
+        f"{path}: {value.grade} since {instant(value.since)}, {value.reason}; {cost}{end}", style
+    )
 
 
 def checkpoint(view: CheckpointResult) -> RenderableType:

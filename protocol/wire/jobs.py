@@ -32,6 +32,7 @@ JobState = Literal[
 ]
 Consistency = Literal["filesystem", "application", "crash"]
 ConvergenceState = Literal["unknown", "converging", "not converging"]
+Grade = Literal["intact", "compare", "full"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
@@ -108,6 +109,15 @@ class DiskRange(Value, frozen=True, omit_defaults=False):
     length: int
 
 
+class KnownDisk(Value, frozen=True):
+    """A disk as its job knows it: the path that the job was made for, and what tells it from
+    others. ``size`` is bytes."""
+
+    path: str
+    size: int
+    identity: DiskIdentity = DiskIdentity()
+
+
 class JobOrder(Message, frozen=True, tag="job-order"):
     """Receiver to source: all that is wanted of the job now. ``want='none'``: no job.
 
@@ -116,7 +126,8 @@ class JobOrder(Message, frozen=True, tag="job-order"):
     ``bandwidth`` is bytes per second on the wire, 0 for unlimited. ``compress`` is ``auto``,
     ``none`` or a zstd level. ``held``: the intermediate disks stand at a checkpoint and nothing
     may be written to them. ``differing`` covers what a verification has found to differ and
-    nobody has repaired: it is sent before the next checkpoint.
+    nobody has repaired: it is sent before the next checkpoint. ``known`` says how each of
+    ``disks`` is recognised, so that one that has another name today is found.
     """
 
     revision: int
@@ -132,10 +143,31 @@ class JobOrder(Message, frozen=True, tag="job-order"):
     held: bool = False
     verify: VerifyOrder | None = None
     differing: tuple[DiskRange, ...] = ()
+    known: tuple[KnownDisk, ...] = ()
+
+
+class Recovery(Value, frozen=True, omit_defaults=False):
+    """How a disk's copy was taken up again the last time that somebody had to ask.
+
+    ``intact``: everything that was written is known, only that travels. ``compare``: both ends
+    read and hash, only differences travel. ``full``: everything is sent. ``reason`` says in words
+    what made it so. ``bytes_read`` and ``bytes_sent`` are bytes of the disk that it has cost since;
+    ``ended`` is None until nothing more is to be done for it.
+    """
+
+    grade: Grade
+    reason: str
+    since: str
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    ended: str | None = None
 
 
 class DiskReport(Value, frozen=True):
-    """What one disk of a job is doing. Field names are those of ``job show --json``."""
+    """What one disk of a job is doing. Field names are those of ``job show --json``.
+
+    ``path`` is what the job calls it, ``device`` where it is now.
+    """
 
     path: str
     size: int
@@ -149,6 +181,8 @@ class DiskReport(Value, frozen=True):
     tracker: str = "none"
     trust: str = ""
     granule: int = 4096
+    device: str = ""
+    recovery: Recovery | None = None
 
 
 class ErrorInfo(Value, frozen=True, omit_defaults=False):

@@ -109,13 +109,22 @@ class Inventory(Message, frozen=True, tag="inventory"):
 
 class OpenDisk(Value, frozen=True):
     """A disk of a session as the source sees it; ``generation`` and ``epoch`` are what the
-    source's dirty map belongs to ('' and 0 when it has none)."""
+    source's dirty map belongs to ('' and 0 when it has none).
+
+    ``session`` and ``acked`` are the source's memory: the last session in which the map was used,
+    and how many frames of each of its connections, by index, were acknowledged. A receiver that
+    knows less than that has been put back to an earlier state. ``proven``: nobody has exchanged
+    the disk since then, whatever marks it bears now.
+    """
 
     path: str
     size: int
     identity: DiskIdentity = DiskIdentity()
     generation: str = ""
     epoch: int = 0
+    session: str = ""
+    acked: tuple[int, ...] = ()
+    proven: bool = False
 
 
 class OpenSession(Message, frozen=True, tag="open-session"):
@@ -130,7 +139,8 @@ class OpenedDisk(Value, frozen=True):
     """An intermediate disk that is ready. ``number`` names it in data frames.
 
     ``generation`` is minted when an intermediate disk is created and again whenever its
-    content cannot be vouched for. ``fresh``: it is known to hold only zeros.
+    content cannot be vouched for; ``reason`` is then why, in words. ``fresh``: it is known to
+    hold only zeros. ``full``: everything is to be sent, zeros too.
     """
 
     path: str
@@ -138,12 +148,15 @@ class OpenedDisk(Value, frozen=True):
     generation: str
     fresh: bool
     intermediate: str
+    full: bool = False
+    reason: str = ""
 
 
 class SessionOpened(Message, frozen=True, tag="session-opened"):
     """Receiver to source: where and with what key the data connections are made.
 
-    ``secret`` is 32 fresh random bytes (base64 in JSON); ``epoch`` the last committed one.
+    ``secret`` is 32 fresh random bytes (base64 in JSON); ``epoch`` the last committed one;
+    ``last_boot`` the boot id that the source had in the session before, '' if there was none.
     """
 
     answers: int
@@ -154,6 +167,7 @@ class SessionOpened(Message, frozen=True, tag="session-opened"):
     disks: tuple[OpenedDisk, ...]
     connections: int = 2
     window_bytes: int = 64 << 20
+    last_boot: str = ""
 
     def __repr__(self) -> str:
         return f"SessionOpened(session={self.session!r}, epoch={self.epoch}, secret=...)"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from receiver.catalog import rows
 
 if TYPE_CHECKING:
+    from protocol.wire.jobs import DiskIdentity
     from receiver.catalog.rows import DiskRow, TargetIdentity
     from receiver.catalog.store import Store
 
@@ -59,8 +60,11 @@ class Disks:
         return [rows.disk(row) for row in found]
 
     def written(self, job: str, number: int) -> None:
-        """It no longer holds only zeros. Call before the first byte is accepted."""
-        self._store.change("UPDATE disks SET fresh = 0 WHERE job = ? AND number = ?", (job, number))
+        """It no longer holds only zeros, and what is to be sent has been said. Call before the
+        first byte is accepted."""
+        self._store.change(
+            "UPDATE disks SET fresh = 0, full = 0 WHERE job = ? AND number = ?", (job, number)
+        )
 
     def growing(self, job: str, number: int, size: int) -> None:
         """It is to have ``size`` bytes; until :meth:`grown` it may have these or as many as now."""
@@ -75,11 +79,38 @@ class Disks:
             (size, rows.text(target), job, number),
         )
 
-    def renew(self, job: str, number: int, target: TargetIdentity, *, fresh: bool) -> str:
+    def recognised(self, job: str, number: int, identity: DiskIdentity) -> None:
+        """These are the marks that the source's disk bears now."""
+        self._store.change(
+            "UPDATE disks SET identity = ? WHERE job = ? AND number = ?",
+            (rows.text(identity), job, number),
+        )
+
+    def accept(self, disk: DiskRow) -> None:
+        """It is to become the copy of another disk: ``disk`` has its marks and its size. Another
+        generation is minted, and everything is to be sent."""
+        self._store.change(
+            "UPDATE disks SET identity = ?, size = ?, target = ?, growing = NULL, generation = ?,"
+            " reason = ?, full = 1 WHERE job = ? AND number = ?",
+            (
+                rows.text(disk.identity),
+                disk.size,
+                rows.text(disk.target),
+                new_generation(),
+                disk.reason,
+                disk.job,
+                disk.number,
+            ),
+        )
+
+    def renew(
+        self, job: str, number: int, target: TargetIdentity, *, fresh: bool, reason: str = ""
+    ) -> str:
         """Its content cannot be vouched for, or it was made anew: mint another generation."""
         generation = new_generation()
         self._store.change(
-            "UPDATE disks SET generation = ?, target = ?, fresh = ? WHERE job = ? AND number = ?",
-            (generation, rows.text(target), int(fresh), job, number),
+            "UPDATE disks SET generation = ?, target = ?, fresh = ?, reason = ?"
+            " WHERE job = ? AND number = ?",
+            (generation, rows.text(target), int(fresh), reason, job, number),
         )
         return generation

@@ -101,7 +101,8 @@ class TargetIdentity(Row, frozen=True, kw_only=True):
 
 class DiskRow(Row, frozen=True, kw_only=True):
     """A disk of a job and where its copy is. ``fresh``: known to hold only zeros. ``growing``:
-    bytes that it is being extended to; see :mod:`receiver.growth`."""
+    bytes that it is being extended to; see :mod:`receiver.growth`. ``reason``: why its generation
+    is not the first one. ``full``: everything is to be sent, zeros too."""
 
     job: str
     number: int
@@ -114,6 +115,8 @@ class DiskRow(Row, frozen=True, kw_only=True):
     generation: str
     fresh: bool
     growing: int | None = None
+    reason: str = ""
+    full: bool = False
 
 
 class CheckpointRow(Row, frozen=True, kw_only=True):
@@ -227,6 +230,8 @@ def disk(row: sqlite3.Row) -> DiskRow:
         generation=row["generation"],
         fresh=bool(row["fresh"]),
         growing=row["growing"],
+        reason=row["reason"],
+        full=bool(row["full"]),
     )
 
 

@@ -92,6 +92,11 @@ STEPS: tuple[str, ...] = (
     ALTER TABLE jobs ADD COLUMN verify TEXT;
     ALTER TABLE jobs ADD COLUMN verified TEXT;
     """,
+    # why a generation was minted, and whether everything is to be sent
+    """
+    ALTER TABLE disks ADD COLUMN reason TEXT NOT NULL DEFAULT '';
+    ALTER TABLE disks ADD COLUMN full INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 VERSION = len(STEPS)

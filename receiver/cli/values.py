@@ -9,6 +9,7 @@ import click
 from protocol.local.arguments import COMPRESSION, DURATION, RATE
 
 KEYS: Final[dict[str, click.ParamType[Any]]] = {
+    "accept": click.STRING,
     "bandwidth": RATE,
     "compress": COMPRESSION,
     "every": DURATION,

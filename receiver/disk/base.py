@@ -28,6 +28,9 @@ from protocol.local import crash
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from receiver.disk.lease import Lease
+    from receiver.evidence import Mark
+
 ZEROS = memoryview(bytes(1 << 20))
 """1 MiB that is written where the kernel cannot zero; larger gains nothing (measured: memory
 bandwidth of the page cache, not calls, is the limit)."""
@@ -48,12 +51,16 @@ class IntermediateDisk(abc.ABC):
         path: where it is, for people and messages.
         size: bytes that the source's disk has; a device may be larger, the rest is not touched.
         known_zero: it held only zeros when it was opened (nothing need be zeroed then).
+        doubt: why its content is not what the catalog says of it, in words; '' if it may be.
+        lease: notices that somebody else changes it; where that can be noticed.
     """
 
     def __init__(self, descriptor: int, path: str, size: int, *, known_zero: bool) -> None:
         self.path = path
         self.size = size
         self.known_zero = known_zero
+        self.doubt = ""
+        self.lease: Lease | None = None
         self._descriptor = descriptor
         self._idle = threading.Condition()
         self._syncing = threading.Lock()
@@ -77,7 +84,7 @@ class IntermediateDisk(abc.ABC):
         """
         views = [content] if isinstance(content, memoryview) else content
         left = [view.cast("B") for view in views if view.nbytes]
-        with self._call(offset, sum(view.nbytes for view in left)):
+        with self._call(offset, sum(view.nbytes for view in left)), self._changing():
             while left:
                 written = os.pwritev(self._descriptor, left[:IOV_MAX], offset)
                 offset += written
@@ -90,7 +97,7 @@ class IntermediateDisk(abc.ABC):
             LocalFault: RECEIVER_FULL, TARGET_IO.
             ValueError: the range is not within the disk, or the disk is closed.
         """
-        with self._call(offset, length):
+        with self._call(offset, length), self._changing():
             if length and not self._zero_by_kernel(offset, length):
                 self._write_zeros(offset, length)
 
@@ -128,6 +135,34 @@ class IntermediateDisk(abc.ABC):
                 self._poison = self._fault(error)
                 self._distrust()
                 raise self._poison from error
+
+    def look(self) -> None:
+        """See whether somebody else has changed it, as far as that can be seen.
+
+        Raises:
+            LocalFault: TARGET_TOUCHED.
+        """
+        if self.lease is not None:
+            self.lease.look()
+
+    @abc.abstractmethod
+    def mark(self) -> Mark:
+        """By what a change of it is seen from now on. Sync before.
+
+        Raises:
+            LocalFault: TARGET_IO.
+        """
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        if self.lease is None:
+            yield
+            return
+        self.lease.begin()
+        try:
+            yield
+        finally:
+            self.lease.end()
 
     def is_hole(self, offset: int, length: int) -> bool:
         """Whether a range is known to read as zeros without being read. False says nothing."""

@@ -14,18 +14,23 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protocol.errors import TARGET_CHANGED, TARGET_IN_USE, TARGET_MISSING
+from protocol.errors import TARGET_CHANGED, TARGET_IN_USE, TARGET_IO, TARGET_MISSING
 from protocol.wire.jobs import DiskIdentity
 from receiver.catalog.rows import TargetIdentity
 from receiver.disk import safety, zeroing
 from receiver.disk.base import IntermediateDisk
 from receiver.disk.device import Device, Machine
+from receiver.evidence import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _ALIGNED = 4096
 """Zeroing is handed to the device in whole pages: its sectors are 512 or 4096 bytes."""
+
+SYS_DEV_BLOCK = Path("/sys/dev/block")
+WRITTEN_SECTORS, DISCARDED_SECTORS = 6, 13
+"""Places in a device's ``stat``; discards are there since Linux 4.18."""
 
 _ANY = DiskIdentity()
 
@@ -86,6 +91,20 @@ class BlockDisk(IntermediateDisk):
     def identity(self) -> TargetIdentity:
         """What the catalog recognises it by."""
         return TargetIdentity(size=self._device.size, marks=dict(self._device.marks))
+
+    def mark(self) -> Mark:
+        """What the kernel counts (Documentation/block/stat.rst): sectors written and discarded
+        since the device was attached. A partition has counters of its own."""
+        place = SYS_DEV_BLOCK / f"{self._device.number[0]}:{self._device.number[1]}"
+        whole = place.resolve().parent if (place / "partition").exists() else place
+        try:
+            counts = [int(each) for each in (place / "stat").read_text().split()]
+            sequence = whole / "diskseq"
+            attached = int(sequence.read_text()) if sequence.exists() else 0
+        except (OSError, ValueError) as error:
+            raise TARGET_IO.fault(path=self.path, detail=f"no counters: {error}") from error
+        discarded = counts[DISCARDED_SECTORS] if len(counts) > DISCARDED_SECTORS else 0
+        return Mark(attached=attached, sectors=counts[WRITTEN_SECTORS] + discarded)
 
     def allocated_extents(self) -> list[tuple[int, int]]:
         """All of it: a device does not say what it holds."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from receiver.catalog.rows import TargetIdentity
 
 DIRECTORY = "disks"
+MEMORY = "memory"
+"""The file in which the receiver remembers the job's sessions; see receiver/memory.py."""
+
 MARK = "user.replicad.generation"
 UNTRUSTED = "?"
 
@@ -70,6 +73,9 @@ def delete_files(storage: Path, job: str, made: list[tuple[str, int]]) -> list[s
                     left.append(name)
                     continue
                 os.unlink(name, dir_fd=directory)
+            if not left:
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                    os.unlink(MEMORY, dir_fd=directory)
     except FileNotFoundError:
         return []
     with contextlib.suppress(OSError):  # somebody else's file is in it: the directory stays
@@ -140,8 +146,8 @@ def read_mark(descriptor: int) -> str | None:
         raise
 
 
-def difference(descriptor: int, size: int, identity: TargetIdentity) -> str:
-    """In what an open file is not the one that the catalog knows; empty when in nothing."""
+def danger(descriptor: int, size: int, identity: TargetIdentity, job: str) -> str:
+    """Why an open file must not be written, whatever it holds; empty when nothing forbids it."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         return "it is not a regular file"
@@ -149,9 +155,27 @@ def difference(descriptor: int, size: int, identity: TargetIdentity) -> str:
         return f"it has {status.st_nlink} names (hard links)"
     if status.st_size != size or identity.size != size:
         return f"it has {status.st_size} bytes instead of {size}"
-    if status.st_ino != identity.inode:
-        return "another file was put in its place"
+    mark = read_mark(descriptor)
+    if mark and not mark.startswith(f"{job}:"):
+        return f"it bears the mark of job {mark.partition(':')[0]}"
     return ""
+
+
+def doubt(descriptor: int, identity: TargetIdentity, job: str, generation: str) -> str:
+    """Why an open file cannot be believed to hold what the catalog says; empty when it can.
+
+    An old copy that was put back has another inode; it may have lost its mark or bear it.
+    """
+    if os.fstat(descriptor).st_ino != identity.inode:
+        return "another file was put in place of the intermediate disk"
+    mark = read_mark(descriptor)
+    if mark is None or mark == f"{job}:{generation}":
+        return ""
+    if mark == f"{job}:{UNTRUSTED}":
+        return "the intermediate disk was marked as doubtful: a sync failed or was interrupted"
+    if not mark:
+        return "the intermediate disk has lost its mark"
+    return "the intermediate disk holds another generation"
 
 
 def remove_leftover(directory: int, name: str) -> bool:

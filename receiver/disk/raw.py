@@ -5,11 +5,13 @@ to a directory that is already open and with O_NOFOLLOW, so no link placed insid
 can lead elsewhere, whatever names a source sends.
 
 How it is recognised again: by its inode and size (in the catalog) and, where the filesystem
-has extended attributes, by ``user.replicad.generation``, which holds job and generation. The
-attribute finds a file of another job or an older life; the inode finds an old copy of the
-right file that was put back, which carries the right attribute. ``?`` for the generation says
-that the content is this job's, but cannot be vouched for: a sync failed, or another generation
-was being minted when the power went. Such a disk opens as not ``trusted``.
+has extended attributes, by ``user.replicad.generation``, which holds job and generation. What
+must not be written is refused: another job's file, another size, another kind of thing, a file
+with a second name. What is at its place and may be written, but is not known to hold what the
+catalog says, opens as not ``trusted``: an old copy that was put back (another inode), a file
+without its mark or of another generation. ``?`` for the generation says that the content is this
+job's, but cannot be vouched for: a sync failed, or another generation was being minted when the
+power went. ``doubt`` says it in words.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from protocol.errors import (
 from receiver.catalog.rows import TargetIdentity
 from receiver.disk import files, zeroing
 from receiver.disk.base import IntermediateDisk, free_bytes
+from receiver.evidence import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +42,8 @@ FREE_BYTES_MIN = 16 << 20
 """16 MiB that must be free before a disk is begun, and are left free when it is written (a small
 filesystem leaves a sixteenth): the catalog shares the filesystem and must be able to record that
 there is no more room. Without that the job could not even be put into error."""
+
+_FAILED = "a sync of the intermediate disk failed"
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -58,16 +63,20 @@ class RawDisk(IntermediateDisk):
 
     Attributes:
         job: id of the job whose it is.
-        trusted: its content is that of its generation. If not, mint another: call
-            :meth:`distrust`, tell the catalog, then :meth:`set_generation`.
     """
 
     def __init__(
-        self, descriptor: int, path: str, size: int, *, job: str, known_zero: bool, trusted: bool
+        self, descriptor: int, path: str, size: int, *, job: str, known_zero: bool, doubt: str = ""
     ) -> None:
         super().__init__(descriptor, path, size, known_zero=known_zero)
         self.job = job
-        self.trusted = trusted
+        self.doubt = doubt
+
+    @property
+    def trusted(self) -> bool:
+        """Whether its content is that of its generation. If not, mint another: call
+        :meth:`distrust`, tell the catalog, then :meth:`set_generation`."""
+        return not self.doubt
 
     @classmethod
     def create(
@@ -93,7 +102,7 @@ class RawDisk(IntermediateDisk):
             raise TARGET_IN_USE.fault(path=path, detail="the file exists already") from None
         except OSError as error:
             raise TARGET_IO.fault(path=path, detail=error.strerror) from error
-        return cls(descriptor, str(path), size, job=job, known_zero=True, trusted=True)
+        return cls(descriptor, str(path), size, job=job, known_zero=True)
 
     @classmethod
     def open(
@@ -106,7 +115,7 @@ class RawDisk(IntermediateDisk):
         generation: str,
         identity: TargetIdentity,
     ) -> RawDisk:
-        """Take up a file that this job made, if it is still the very same.
+        """Take up a file that this job made, or what is in its place and may be written.
 
         Args:
             storage: the receiver's storage directory.
@@ -132,16 +141,15 @@ class RawDisk(IntermediateDisk):
             raise TARGET_MISSING.fault(path=path, detail=error.strerror) from error
         try:
             files.lock(descriptor, path)
-            mark = _refuse_changed(
-                descriptor, path, job, size=size, generation=generation, identity=identity
-            )
+            if detail := files.danger(descriptor, size, identity, job):
+                raise TARGET_CHANGED.fault(path=path, detail=detail)
             return cls(
                 descriptor,
                 str(path),
                 size,
                 job=job,
                 known_zero=files.is_all_hole(descriptor),
-                trusted=mark != f"{job}:{files.UNTRUSTED}",
+                doubt=files.doubt(descriptor, identity, job, generation),
             )
         except BaseException:
             os.close(descriptor)
@@ -200,6 +208,11 @@ class RawDisk(IntermediateDisk):
         status = os.fstat(self._descriptor)
         return TargetIdentity(size=status.st_size, inode=status.st_ino)
 
+    def mark(self) -> Mark:
+        """Its time of change, which nobody can set."""
+        with self._call(0, 0):
+            return Mark(changed=os.fstat(self._descriptor).st_ctime_ns)
+
     def distrust(self) -> None:
         """Mark the content as not to be vouched for, durably.
 
@@ -207,7 +220,6 @@ class RawDisk(IntermediateDisk):
             LocalFault: TARGET_IO.
         """
         self.set_generation(files.UNTRUSTED)
-        self.trusted = False
 
     def set_generation(self, generation: str) -> None:
         """Mark the file with another generation, durably. Call after the catalog knows it.
@@ -218,7 +230,7 @@ class RawDisk(IntermediateDisk):
         with self._call(0, 0):
             files.set_mark(self._descriptor, self.job, generation)
             os.fsync(self._descriptor)
-        self.trusted = generation != files.UNTRUSTED
+        self.doubt = "" if generation != files.UNTRUSTED else self.doubt or _FAILED
 
     def allocated_extents(self) -> list[tuple[int, int]]:
         """The file's data as the filesystem knows it (lseek(2), SEEK_DATA and SEEK_HOLE)."""
@@ -233,7 +245,7 @@ class RawDisk(IntermediateDisk):
 
     def _distrust(self) -> None:
         super()._distrust()
-        self.trusted = False
+        self.doubt = self.doubt or _FAILED
         with contextlib.suppress(OSError):  # the fault is raised either way, and names the disk
             files.set_mark(self._descriptor, self.job, files.UNTRUSTED)
 
@@ -253,20 +265,3 @@ def _make(directory: int, path: Path, job: str, size: int, generation: str) -> i
         os.unlink(path.name, dir_fd=directory)
         raise
     return descriptor
-
-
-def _refuse_changed(
-    descriptor: int, path: Path, job: str, *, size: int, generation: str, identity: TargetIdentity
-) -> str | None:
-    """Refuse a file that is not the one that the catalog knows; its mark if it is.
-
-    Raises:
-        LocalFault: TARGET_CHANGED.
-    """
-    mark = files.read_mark(descriptor)
-    changed = files.difference(descriptor, size, identity)
-    if mark is not None and mark not in {f"{job}:{generation}", f"{job}:{files.UNTRUSTED}"}:
-        changed = changed or "it holds another generation"
-    if changed:
-        raise TARGET_CHANGED.fault(path=path, detail=changed)
-    return mark

@@ -16,12 +16,17 @@ import struct
 import msgspec
 import xxhash
 
+from protocol.wire.jobs import Recovery
+
 MAGIC = b"RPLDIRT\x01"
 LAYOUT = 1
 SLOT_BYTES = 8192
 HEADER_BYTES = 2 * SLOT_BYTES
 GRANULE_MIN = 4096
 GRANULE_MAX = 1 << 20
+
+BOOTED = "the machine has booted since"
+"""Why a map of another boot is refused."""
 
 _PREFIX = struct.Struct("<8sIIQ")
 _SUM = struct.Struct("<Q")
@@ -42,6 +47,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     names the tracker's pinned objects, ``misses`` is its count of missed events when the map was
     last merged. ``seeded`` becomes true when the first marks or suspicions are in: before that an
     empty map means nothing, and :func:`replicad.dirtymap.DirtyMap.open` refuses it.
+
+    ``session`` and ``acked`` are what the receiver must not have forgotten (see
+    :class:`protocol.wire.messages.OpenDisk`). ``attachment`` names the device as it is attached
+    now, in this boot. ``recovery`` is how the copy was taken up the last time.
     """
 
     job: str
@@ -55,6 +64,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     misses: int = 0
     seeded: bool = False
     flags: tuple[str, ...] = ()
+    session: str = ""
+    acked: tuple[int, ...] = ()
+    attachment: str = ""
+    recovery: Recovery | None = None
 
     def check(self) -> None:
         """Raises :class:`MapRefusedError` if the numbers cannot be those of a map."""
@@ -68,7 +81,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 def distrust(found: Header, present: Header) -> str | None:
     """Why a map that says ``found`` cannot be believed for what is ``present``; None if it can.
 
-    Pure. ``epoch`` and ``flags`` are not compared: a map may be ahead of a checkpoint.
+    Pure. ``epoch`` and ``flags`` are not compared: a map may be ahead of a checkpoint. Nor is
+    ``attachment``: the tracker's token changes with it.
     """
     missed = present.misses - found.misses
     checks = (
@@ -77,7 +91,7 @@ def distrust(found: Header, present: Header) -> str | None:
         (found.size >= present.size, f"the disk grew from {found.size} to {present.size} bytes"),
         (found.size <= present.size, f"the disk had {found.size} bytes"),
         (found.granule == present.granule, f"its granule is {found.granule} bytes"),
-        (found.boot == present.boot, "the machine has booted since"),
+        (found.boot == present.boot, BOOTED),
         (found.generation == present.generation, "the intermediate disk is another one"),
         (found.token == present.token, "the tracker was attached anew"),
         (
@@ -120,6 +134,8 @@ def decode_slot(slot: bytes) -> tuple[int, Header]:
 
 def decode_newest(area: bytes) -> tuple[int, Header]:
     """The newer of the slots that are whole. Raises :class:`MapRefusedError` if none is."""
+    if len(area) < HEADER_BYTES:
+        raise MapRefusedError("it is cut off")
     whole: list[tuple[int, Header]] = []
     reason = MapRefusedError("it is not a dirty map")
     for at in range(0, HEADER_BYTES, SLOT_BYTES):

@@ -106,6 +106,15 @@ class MapFile:
         found._recount(filled)
         return found
 
+    @staticmethod
+    def peek(path: Path) -> Header:
+        """The header of a file that is not opened. :class:`MapRefusedError` if it has none."""
+        try:
+            with path.open("rb", buffering=0) as file:
+                return decode_newest(file.read(HEADER_BYTES))[1]
+        except OSError as error:
+            raise MapRefusedError(f"it cannot be opened: {error.strerror}") from error
+
     def _recount(self, filled: list[tuple[int, int]]) -> None:
         length = _bitmap_bytes(self.header) // PAGE_BYTES
         for number, bitmap in enumerate(self.bitmaps):

@@ -16,11 +16,11 @@ from protocol.errors import (
     TRACKER_UNAVAILABLE,
 )
 from protocol.local import crash
-from protocol.wire.jobs import DiskInfo
-from protocol.wire.messages import SessionOpened
+from protocol.wire.jobs import DiskInfo, KnownDisk
+from protocol.wire.messages import OpenDisk, SessionOpened
 from replicad.convergence import Outlook
+from replicad.finding import find_disks
 from replicad.freeze.mounts import mounts_to_freeze
-from replicad.inventory import disks_of
 from replicad.jobdisk import JobDisk
 from replicad.tracker import CannotTrack, EbpfTracker, NoTracker, TrackedDisk
 
@@ -55,28 +55,35 @@ class DiskSet:
         self._outlook = outlook
         self._loop = asyncio.get_running_loop()
 
-    async def open(self, paths: Sequence[str], allowed: Sequence[str]) -> None:
-        """Open the job's disks and begin, or go on, to track them.
+    async def open(
+        self, paths: Sequence[str], allowed: Sequence[str], known: Sequence[KnownDisk] = ()
+    ) -> None:
+        """Open the job's disks, wherever they are now, and begin, or go on, to track them.
+
+        Args:
+            paths: what the job calls them.
+            allowed: what the configuration allows to be copied; empty for all disks.
+            known: how the job knows them; one that is not in it is taken by its name.
 
         Raises:
-            LocalFault: a disk is missing, not allowed, or holds our own runtime directory.
+            LocalFault: a disk is missing, another one, cannot be told from a clone, is not
+                allowed, or holds our own runtime directory.
         """
-        await self._loop.run_in_executor(self._worker, self._open, tuple(paths), tuple(allowed))
+        await self._loop.run_in_executor(
+            self._worker, self._open, tuple(paths), tuple(allowed), tuple(known)
+        )
 
-    def _open(self, paths: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    def _open(
+        self, paths: tuple[str, ...], allowed: tuple[str, ...], known: tuple[KnownDisk, ...]
+    ) -> None:
         if not paths:
             # disks_of() would take it for "all of them", whatever the configuration allows.
             raise SOURCE_DISK_FORBIDDEN.fault(path="(none is named)")
-        # A disk that has vanished is missing, not forbidden; disks_of says so below.
-        offered = set(allowed) or {info.path for info in disks_of()}
-        for path in paths:
-            if path not in offered and (allowed or Path(path).exists()):
-                raise SOURCE_DISK_FORBIDDEN.fault(path=path)
-        infos = disks_of(paths)
-        self._refuse_own_runtime(infos)
+        found = find_disks(self._directory, self.job, paths, allowed, known)
+        self._refuse_own_runtime([info for _, info in found])
         opened: list[JobDisk] = []
         try:
-            opened.extend(JobDisk(info, self._tracker) for info in infos)
+            opened.extend(JobDisk(info, self._tracker, named) for named, info in found)
         except BaseException:
             for disk in opened:
                 disk.close()
@@ -102,6 +109,13 @@ class DiskSet:
         for disk in self.disks:
             disk.check()
 
+    async def offers(self) -> tuple[OpenDisk, ...]:
+        """What the receiver is told of the disks when a session opens."""
+        return await self._loop.run_in_executor(self._worker, self._offers)
+
+    def _offers(self) -> tuple[OpenDisk, ...]:
+        return tuple(disk.offer(self._directory, self.job) for disk in self.disks)
+
     async def attach(self, opened: SessionOpened) -> None:
         """Give every disk the dirty map that belongs to its intermediate disk."""
         await self._loop.run_in_executor(self._worker, self._attach, opened)
@@ -109,12 +123,12 @@ class DiskSet:
     def _attach(self, opened: SessionOpened) -> None:
         by_path = {each.path: each for each in opened.disks}
         for disk in self.disks:
-            mine = by_path.get(disk.path)
+            mine = by_path.get(disk.named)
             if mine is None:
                 raise SOURCE_DISK_CHANGED.fault(
-                    path=disk.path, detail="the receiver opened no intermediate disk for it"
+                    path=disk.named, detail="the receiver opened no intermediate disk for it"
                 )
-            disk.attach(self._directory, self.job, mine, opened.epoch, self._tracker)
+            disk.attach(self._directory, self.job, opened, mine, self._tracker)
 
     # --- tracking -----------------------------------------------------------------------------
 

@@ -15,7 +15,14 @@ from collections.abc import Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
 
-from protocol.errors import CONNECTION_LOST, INTERNAL, SOURCE_DISK_GREW, Fault, LocalFault
+from protocol.errors import (
+    CONNECTION_LOST,
+    INTERNAL,
+    SOURCE_DISK_GREW,
+    SOURCE_DISK_MOVED,
+    Fault,
+    LocalFault,
+)
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink
 from protocol.local import crash, log
@@ -114,6 +121,8 @@ class JobEngine:
                         await self._grow(fault)
                         continue
                     self.standing.errors[fault.code] += 1
+                    if fault.code == SOURCE_DISK_MOVED.code:
+                        self._reopen = True
                     if fault.code in TRANSIENT:
                         await self._try_again(fault)
                     else:
@@ -215,9 +224,7 @@ class JobEngine:
             return
         disks = await self._open_disks(order)
         opened = await link.request(
-            OpenSession(
-                id=link.new_id(), job=order.job, disks=tuple(disk.offer() for disk in disks.disks)
-            ),
+            OpenSession(id=link.new_id(), job=order.job, disks=await disks.offers()),
             SessionOpened,
         )
         crash.here("session.answered")
@@ -292,7 +299,7 @@ class JobEngine:
             # Kept at once: also when it is cancelled halfway there is something to close.
             self._disks = disks
             try:
-                await disks.open(order.disks, self._settings.disks)
+                await disks.open(order.disks, self._settings.disks, order.known)
             except BaseException:
                 self._reopen = True
                 raise

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocol.local import crash, log
+from replicad.recovery import peek
 from replicad.tracker import EbpfTracker, NoTracker
 
 _log = log.get("job")
@@ -31,9 +32,11 @@ def remove_leftovers(
             _log.info("leftover.removed", map=path.name)
     if not isinstance(tracker, EbpfTracker):
         return
+    # A disk of the job may have another name today.
+    tokens = {header.token for header in peek(directory, job)} if job else set()
     wanted = set(_numbers(disks))
     for tracked in tracker.tracked():
-        if (tracked.major, tracked.minor) not in wanted:
+        if tracked.token not in tokens and (tracked.major, tracked.minor) not in wanted:
             tracker.untrack(tracked)
             _log.info("leftover.untracked", disk=tracked.path)
 

@@ -22,7 +22,9 @@ from protocol.errors import (
     SESSION_FENCED,
     SILENT,
     SOURCE_DISK_GREW,
+    SOURCE_DISK_MOVED,
     TAMPERED,
+    TARGET_TOUCHED,
     TOO_MANY,
     UNKNOWN_JOB,
     UNREACHABLE,
@@ -72,7 +74,10 @@ TRANSIENT = frozenset(
         SILENT,
         # The next session takes the new part in.
         SOURCE_DISK_GREW,
+        SOURCE_DISK_MOVED,
         TAMPERED,
+        # The next session compares.
+        TARGET_TOUCHED,
         TOO_MANY,
         UNREACHABLE,
     )

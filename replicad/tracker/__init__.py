@@ -5,7 +5,7 @@ decides whether what was recorded while no daemon ran is complete.
 """
 
 from replicad.tracker.bitmap import granule_for
-from replicad.tracker.disk import boot_id
+from replicad.tracker.disk import attachment, boot_id, boot_time
 from replicad.tracker.ebpf import DiskDrain, EbpfTracker, TrackedDisk
 from replicad.tracker.errors import CannotTrack, TrackerUnavailable
 from replicad.tracker.none import NoTracker
@@ -23,7 +23,9 @@ __all__ = [
     "TrackingState",
     "Trust",
     "Trusted",
+    "attachment",
     "boot_id",
+    "boot_time",
     "collect_garbage",
     "granule_for",
     "judge",

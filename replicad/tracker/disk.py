@@ -38,6 +38,32 @@ def boot_id() -> str:
     return BOOT_ID.read_text().strip()
 
 
+def attachment(path: str) -> str:
+    """Names a disk as it is attached now: another one, or the same one attached again, has
+    another. Only within a boot. '' where the kernel does not say (before Linux 5.15), or when
+    there is nothing.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    if stat.S_ISREG(status.st_mode):
+        return f"file {status.st_dev}:{status.st_ino}"
+    if not stat.S_ISBLK(status.st_mode):
+        return ""
+    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    _, sequence = size_and_sequence(major, minor)
+    return f"disk {major}:{minor}:{sequence}" if sequence else ""
+
+
+def boot_time() -> float:
+    """When the kernel was booted, as Unix seconds (proc_stat(5), btime)."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith("btime "):
+            return float(line.split()[1])
+    return 0.0
+
+
 def read_number(path: Path) -> int:
     """Returns the number in a sysfs file, 0 if the file or the device is gone."""
     try:

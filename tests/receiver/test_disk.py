@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from protocol.errors import Fault
 from receiver.disk import BlockDisk, IntermediateDisk, RawDisk, zeroing
 from receiver.disk.base import ZEROS
+from receiver.evidence import Mark
 
 SIZE = 3 << 20
 
@@ -26,6 +27,9 @@ class MemoryDisk(IntermediateDisk):
 
     def allocated_extents(self) -> list[tuple[int, int]]:
         return [(0, self.size)]
+
+    def mark(self) -> Mark:
+        return Mark()
 
     def _zero_by_kernel(self, offset: int, length: int) -> bool:
         return False

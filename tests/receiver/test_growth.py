@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,11 +50,20 @@ class Rack:
         """A session of a source whose disk has ``size`` bytes; it writes ``content`` at 0."""
         disk = OpenDisk(path=PATH, size=size, identity=DiskIdentity(serial="s"))
         message = OpenSession(id=1, job=self.job, disks=(disk,))
-        _, disks, _ = open_disks(self.catalog, self.storage, "web01", message, False)
-        with disks[0] as opened:
+        opening = open_disks(
+            self.catalog,
+            self.storage,
+            "web01",
+            message,
+            session=secrets.token_hex(16),
+            here=False,
+            boot="",
+        )
+        with opening.disks[0] as opened:
             assert opened.size == size
             opened.write(0, memoryview(content))
             opened.sync()
+        opening.memory.close()
 
     def again(self) -> None:
         """Another process opens the catalog."""
@@ -128,7 +138,9 @@ def test_another_disk_is_not_taken_for_one_that_has_grown(rack: Rack) -> None:
     other = OpenDisk(path=PATH, size=LARGER, identity=DiskIdentity(serial="other"))
     message = OpenSession(id=1, job=rack.job, disks=(other,))
     with pytest.raises(Fault, match="RPL-5003"):
-        open_disks(rack.catalog, rack.storage, "web01", message, False)
+        open_disks(
+            rack.catalog, rack.storage, "web01", message, session="0" * 32, here=False, boot=""
+        )
     assert rack.file.stat().st_size == SIZE
 
 

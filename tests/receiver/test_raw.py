@@ -101,31 +101,48 @@ def test_a_disk_is_recognised(tmp_path: Path) -> None:
         assert disk.identity() == identity
 
 
-def test_another_generation_is_refused(tmp_path: Path) -> None:
+def test_another_generation_is_not_believed(tmp_path: Path) -> None:
     identity = made(tmp_path)
-    with pytest.raises(Fault, match=r"RPL-4106.*another generation"):
-        again(tmp_path, identity, generation="g2")
+    with again(tmp_path, identity, generation="g2") as disk:
+        assert not disk.trusted
+        assert "another generation" in disk.doubt
 
 
-def test_an_old_copy_put_back_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("-a",), ("--no-preserve=xattr",)], ids=["marked", "bare"])
+def test_a_copy_put_in_its_place_is_not_believed(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """It is taken, because it may be written, but what it holds is compared."""
     identity = made(tmp_path)
     path = tmp_path / "disks/job1/0-vda.raw"
-    subprocess.run(["cp", "-a", path, path.with_suffix(".old")], check=True)
+    subprocess.run(["cp", *options, path, path.with_suffix(".old")], check=True)
     path.with_suffix(".old").rename(path)
-    assert os.getxattr(path, files.MARK) == b"job1:g1"
-    with pytest.raises(Fault, match=r"RPL-4106.*another file"):
-        again(tmp_path, identity)
+    with again(tmp_path, identity) as disk:
+        assert not disk.trusted
+        assert "another file" in disk.doubt
+        assert disk.identity().inode != identity.inode
 
 
-@pytest.mark.parametrize("damage", ["short", "link", "hardlink", "fifo", "gone", "unmarked"])
+def test_a_file_that_lost_its_mark_is_not_believed(tmp_path: Path) -> None:
+    identity = made(tmp_path)
+    os.removexattr(tmp_path / "disks/job1/0-vda.raw", files.MARK)
+    with again(tmp_path, identity) as disk:
+        assert not disk.trusted
+
+
+@pytest.mark.parametrize(
+    "damage", ["short", "link", "hardlink", "fifo", "gone", "another job's", "copy of another's"]
+)
 def test_what_is_not_the_file_is_refused(tmp_path: Path, damage: str) -> None:
     identity = made(tmp_path)
     path = tmp_path / "disks/job1/0-vda.raw"
     victim = tmp_path / "victim"
     if damage == "short":
         os.truncate(path, SIZE - 1)
-    elif damage == "unmarked":
-        os.removexattr(path, files.MARK)
+    elif damage == "another job's":
+        os.setxattr(path, files.MARK, b"job2:g1")
+    elif damage == "copy of another's":
+        subprocess.run(["cp", "-a", path, victim], check=True)
+        os.setxattr(victim, files.MARK, b"job2:?")
+        victim.rename(path)
     elif damage == "hardlink":
         victim.hardlink_to(path)
     else:

@@ -17,10 +17,10 @@ def test_a_compare_pass_says_why_and_how_much_differs() -> None:
         total_bytes=100 * GIB,
         transferred_bytes=60 * GIB,
         differing_bytes=GIB // 4,
-        trust="comparing: the server was restarted",
+        trust="comparing: rebooted at 03:12 UTC",
     )
     assert describe([report], 360.0, 5.0) == (
-        "compare pass: the server was restarted; 40 GiB to read, 256 MiB differ so far, 6m left"
+        "compare pass: rebooted at 03:12 UTC, 40 GiB to read, 256 MiB differ so far, 6m left"
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import xxhash
 
@@ -25,6 +27,9 @@ from protocol.wire.frames import (
     encode_meta,
 )
 from protocol.wire.limits import BUFFER, REPLY_FRAME_MAX
+from receiver.disk.lease import Lease
+from receiver.evidence import Mark
+from receiver.memory import Memory
 from receiver.session import Session
 
 GRANULE = 4096
@@ -53,6 +58,13 @@ class FakeDisk:
         self.entered = threading.Event()
         self.fail_write: Exception | None = None
         self.fail_sync: Exception | None = None
+        self.lease: Lease | None = None
+
+    def mark(self) -> Mark:
+        return Mark()
+
+    def look(self) -> None:
+        pass
 
     def _enter(self, gate: threading.Event) -> None:
         assert not self.closed, "a call on a closed disk"
@@ -181,6 +193,7 @@ class Harness:
         self.disks = [FakeDisk() for _ in range(disks)]
         self.pool = BufferPool(buffers, BUFFER)
         self.failed: list[Fault] = []
+        self._directory = tempfile.TemporaryDirectory()
         self._workers = ThreadPoolExecutor(workers)
         self._syncers = ThreadPoolExecutor(4)
 
@@ -190,13 +203,21 @@ class Harness:
             "web01",
             KEYS,
             dict(enumerate(self.disks)),  # type: ignore[arg-type]
+            self.memory(),
             self.pool,
             self._workers,
             self._syncers,
             on_failed or (lambda _, fault: self.failed.append(fault)),
         )
 
+    def memory(self) -> Memory:
+        """What the session puts on record, in a directory of its own."""
+        memory = Memory.open(Path(self._directory.name), "job")
+        memory.begin(KEYS.session.hex(), "", "job")
+        return memory
+
     def close(self) -> None:
+        self._directory.cleanup()
         self._workers.shutdown()
         self._syncers.shutdown()
         self.pool.close()

@@ -28,7 +28,7 @@ from protocol.admin.client import AdminClient
 from replicad.tracker import pin_directory
 
 BIN = Path(sys.executable).parent
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 TEST_SECONDS = 90.0
 
 

@@ -18,6 +18,15 @@ DISK: dict[str, Any] = {
     "trust": "",
     "granule": 4096,
     "intermediate": "/var/lib/receiver/disks/7f/0.raw",
+    "device": "/dev/vda",
+    "recovery": {
+        "grade": "full",
+        "reason": "the intermediate disk was empty",
+        "since": "2026-12-01T03:12:00Z",
+        "bytes_read": 2 << 30,
+        "bytes_sent": 2 << 30,
+        "ended": None,
+    },
 }
 CHECKPOINT: dict[str, Any] = {
     "epoch": 3,
