@@ -8,7 +8,7 @@ attached, then data connections are made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -18,8 +18,11 @@ from protocol.link.buffers import Buffer, BufferPool
 from protocol.wire.frames import Ack, Frame
 from protocol.wire.jobs import DiskInfo
 from protocol.wire.limits import BUFFER
-from protocol.wire.messages import OpenedDisk, OpenSession, SessionOpened
+from protocol.wire.messages import OpenDisk, OpenedDisk, OpenSession, SessionOpened
 from receiver.datapath import DataConnection
+from receiver.evidence import Past, State, forgotten
+from receiver.memory import Memory
+from receiver.opening import Opening
 from receiver.session import Session
 from receiver.sessions import Sessions
 from replicad.dirtymap import Batch, DirtyMap, Segments
@@ -139,6 +142,28 @@ class WatchedConnection(DataConnection):
         super().send(frame, payload)
 
 
+class SimMemory:
+    """What the receiver remembers, on stable storage at once: the model has no restored backups,
+    so a receiver that seems to have forgotten something is a bug."""
+
+    def __init__(self) -> None:
+        self.acked: dict[str, tuple[int, ...]] = {}
+        self.session = ""
+
+    def note(self, acked: Mapping[int, int]) -> None:
+        self.acked[self.session] = tuple(acked.get(index, 0) for index in range(CONNECTIONS))
+
+    def end(self, left: object) -> None:
+        """Nobody else writes here."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def forgot(self, disk: OpenDisk) -> bool:
+        past = tuple(Past(id=name, acked=acked) for name, acked in self.acked.items())
+        return forgotten(State(job="job-1", sessions=past), disk.session, disk.acked)
+
+
 class ReceiverEnd:
     """A receiver process: its loop, its threads, its sessions."""
 
@@ -164,9 +189,16 @@ class ReceiverEnd:
         made._workers = made._syncers = self.jobs
         return made
 
-    def open_disks(self, *_: object) -> tuple[Any, Any, list[OpenedDisk]]:
+    def open_disks(
+        self, catalog: object, storage: object, source: str, message: OpenSession, **more: Any
+    ) -> Opening:
         """Instead of :func:`receiver.opening.open_disks`."""
-        world, medium = self.world, self.world.medium
+        world, medium, memory = self.world, self.world.medium, self.world.memory
+        (disk_offered,) = message.disks
+        if disk_offered.generation == medium.generation and memory.forgot(disk_offered):
+            world.violate("the receiver has forgotten what it acknowledged")
+        memory.session = more["session"]
+        memory.acked[memory.session] = ()
         if medium.untrusted:
             medium.untrusted = False
             medium.generation = world.new_generation()
@@ -176,7 +208,7 @@ class ReceiverEnd:
         opened = OpenedDisk(
             path=PATH, number=0, generation=medium.generation, fresh=fresh, intermediate="medium"
         )
-        return world.job, {0: disk}, [opened]
+        return Opening(cast("Any", world.job), {0: disk}, [opened], cast("Memory", memory), "")
 
     def begin_opening(self, message: OpenSession) -> None:
         """A source asks for a session; it comes when the old one's writers have ended."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 from receiver.disk.base import IntermediateDisk
+from receiver.evidence import Mark
 
 SECTOR = 2048
 """What is written whole or not at all when the power goes: half a granule."""
@@ -75,6 +76,9 @@ class SimDisk(IntermediateDisk):
 
     def allocated_extents(self) -> list[tuple[int, int]]:
         return [(0, self.size)]
+
+    def mark(self) -> Mark:
+        return Mark()
 
     def _zero_by_kernel(self, offset: int, length: int) -> bool:
         return False

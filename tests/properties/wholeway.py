@@ -26,6 +26,7 @@ from tests.properties.clockwork import Clock
 from tests.properties.ends import (
     CountingMap,
     ReceiverEnd,
+    SimMemory,
     SourceEnd,
 )
 from tests.properties.invariants import Sent
@@ -62,6 +63,7 @@ class WholeWay:
         if not fresh:
             for granule in chance.sample(range(GRANULES), 5):
                 self._set(held, granule, self._half())
+        self.memory = SimMemory()
         self.medium = self.medium_class(bytes(held), self.new_generation())
         self.job = SimpleNamespace(
             id="job-1", source="web01", epoch=0, held=False, state="syncing", wanted=None
@@ -287,7 +289,9 @@ class WholeWay:
         """A source that has none asks for a session."""
         if self.source.transfer is None and self.receiver.opening is None:
             self.receiver.begin_opening(
-                OpenSession(id=1, job="job-1", disks=(self.source.disk.offer(),))
+                OpenSession(
+                    id=1, job="job-1", disks=(self.source.disk.offer(self.directory, "job-1"),)
+                )
             )
 
     def fenced(self) -> None:

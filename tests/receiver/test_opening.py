@@ -13,6 +13,7 @@ from protocol.errors import Fault
 from protocol.wire.jobs import DiskIdentity
 from protocol.wire.messages import OpenDisk, OpenedDisk, OpenSession
 from receiver.disk import RawDisk
+from receiver.evidence import Left
 from receiver.opening import open_disks
 from tests.support.office import SIZE, Office, office
 
@@ -33,10 +34,15 @@ async def opened(it: Office, job: str, **more: Any) -> OpenedDisk:
     message = OpenSession(id=1, job=job, disks=(disk,))
 
     def work(catalog: Any) -> OpenedDisk:
-        _, disks, told = open_disks(catalog, it.storage, "web01", message, False)
-        for each in disks.values():
+        opening = open_disks(
+            catalog, it.storage, "web01", message, session="0" * 32, here=False, boot=""
+        )
+        marks = [Left(number=n, mark=each.mark()) for n, each in opening.disks.items()]
+        opening.memory.end(marks)
+        for each in opening.disks.values():
             each.close()
-        return told[0]
+        opening.memory.close()
+        return opening.opened[0]
 
     return await it.shelf.do(work)
 

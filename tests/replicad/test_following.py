@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from protocol.diskidentity import refreshed
@@ -12,12 +14,12 @@ GIB = 1 << 30
 MARKED = DiskIdentity(serial="S1", wwn="W1", partition_table="P1", filesystems=("F1", "F2"))
 
 
-def known(path: str = "/dev/vdb", size: int = GIB, **marks: object) -> KnownDisk:
-    return KnownDisk(path=path, size=size, identity=DiskIdentity(**marks))  # type: ignore[arg-type]
+def known(path: str = "/dev/vdb", size: int = GIB, **marks: Any) -> KnownDisk:
+    return KnownDisk(path=path, size=size, identity=DiskIdentity(**marks))
 
 
-def disk(path: str, size: int = GIB, **marks: object) -> DiskInfo:
-    identity = DiskIdentity(**marks)  # type: ignore[arg-type]
+def disk(path: str, size: int = GIB, **marks: Any) -> DiskInfo:
+    identity = DiskIdentity(**marks)
     return DiskInfo(path=path, size=size, kind="disk", identity=identity)
 
 
@@ -39,10 +41,11 @@ def where(found: Match) -> str:
         {"partition_table": "P1", "filesystems": ("F9",)},
     ],
 )
-def test_it_is_found_under_another_name_by_the_strongest_mark(marks: dict[str, object]) -> None:
+def test_it_is_found_under_another_name_by_the_strongest_mark(marks: dict[str, Any]) -> None:
     wanted = KnownDisk(path="/dev/vdb", size=GIB, identity=MARKED)
     others = [disk("/dev/vdb", serial="S2", partition_table="P2"), disk("/dev/vdd")]
-    assert where(match(wanted, [*others, disk("/dev/vdc", **marks)])) == "/dev/vdc"
+    there = disk("/dev/vdc", GIB, **marks)
+    assert where(match(wanted, [*others, there])) == "/dev/vdc"
 
 
 def test_names_that_are_swapped_are_followed() -> None:
