@@ -35,7 +35,7 @@ GENERATIONS = (
         "    if mark is not None and mark not in "
         '{f"{job}:{generation}", f"{job}:{files.UNTRUSTED}"}:\n',
         "    if False:\n",
-        "tests/receiver/test_raw.py::test_another_generation_is_refused",
+        "tests/receiver/test_raw.py::test_another_generation_is_not_believed",
         quick=True,
     ),
     one(
