@@ -62,7 +62,7 @@ def find_disks(
             info = here[path]
         else:
             # A disk that has vanished is missing, not forbidden; disks_of says so.
-            if path not in here and ((allowed and path not in allowed) or Path(path).exists()):
+            if path not in here and (path not in allowed if allowed else Path(path).exists()):
                 raise SOURCE_DISK_FORBIDDEN.fault(path=path)
             (info,) = disks_of([path])
         if info.path != path:

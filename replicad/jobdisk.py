@@ -234,6 +234,11 @@ class JobDisk:
             return kept
         return msgspec.structs.replace(kept, bytes_read=self._read, bytes_sent=self._sent)
 
+    def settle(self) -> None:
+        """After a drain: a recovery for which nothing is left to do is over."""
+        if self.map is not None and self.map.clean:
+            settle(self.map)
+
     def carried(self, read: int, sent: int) -> None:
         """Bytes of the disk that were read and sent, and answered."""
         self._read += read

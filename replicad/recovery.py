@@ -184,8 +184,6 @@ def _go_on(held: DirtyMap) -> None:
         begin(held, "compare", "the comparison was interrupted")
     else:
         begin(held, "intact", ALL_KNOWN)
-        if held.clean:
-            settle(held)
 
 
 def suspect_all(held: DirtyMap, reason: str) -> None:

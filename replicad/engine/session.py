@@ -139,6 +139,8 @@ class Session:
         while True:
             self._standing.state = "syncing"
             await disks.drain()
+            for disk in disks.disks:
+                disk.settle()
             if not disks.tracked:
                 await disks.check()  # a tracker notices by itself that a disk has grown
             order = self._orders.now

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,14 +16,26 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 SIZE = 24 * MIB
 
 
-def filled(image: Path, seed: int, size: int = SIZE) -> None:
-    """An image with a filesystem of its own UUID and some content."""
-    image.write_bytes(random.Random(seed).randbytes(size))
-    run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
+def turn(link: Path, device: str) -> None:
+    """The name means another disk from now on."""
+    new = link.with_suffix(".new")
+    new.symlink_to(device)
+    new.rename(link)
 
 
-def attach(image: Path, device: str) -> None:
-    run("losetup", device, image)
+def make_filesystem(device: str) -> None:
+    run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
+
+
+def taken_up(both: Pair, since: str) -> dict[str, Any]:
+    """The disk, once its copy has been taken up anew."""
+
+    def anew() -> Any:
+        disk = both.show()["disks"][0]
+        return disk["recovery"] and disk["recovery"]["since"] > since and disk
+
+    disk: dict[str, Any] = until(anew, what="the copy taken up")
+    return disk
 
 
 def exact(both: Pair, image: Path) -> None:
@@ -41,104 +53,103 @@ def failed(both: Pair, code: str) -> str:
 
 
 def test_names_swapped_clones_and_other_disks(tmp_path: Path) -> None:
-    """One job through all that can become of names: two loop devices whose files are exchanged
-    while the source is down, a clone beside the disk, another disk in its place."""
+    """One job through all that can become of names: two of them exchanged while the source is
+    down, a clone beside the disk, another disk in its place. Names are links, as in /dev/disk."""
     ours, theirs = tmp_path / "ours.img", tmp_path / "theirs.img"
+    one, two = tmp_path / "one", tmp_path / "two"
     with (
-        loop_device(tmp_path / "a", MIB) as one,
-        loop_device(tmp_path / "b", MIB) as two,
-        pair([one, two], start=False) as both,
+        loop_device(ours, SIZE) as our_disk,
+        loop_device(theirs, SIZE) as their_disk,
+        loop_device(tmp_path / "clone.img", SIZE) as clone,
+        pair([str(one), str(two)], start=False) as both,
     ):
-        for device in (one, two):
-            run("losetup", "--detach", device)
-        filled(ours, 1)
-        filled(theirs, 2)
-        try:
-            attach(ours, one)
-            attach(theirs, two)
-            both.start()
-            both.create("--disk", one, "--freeze-budget", "30s")
-            both.synced()
-            exact(both, ours)
-            before = both.show()["logical_bytes"]
+        for device in (our_disk, their_disk):
+            make_filesystem(device)
+        turn(one, our_disk)
+        turn(two, their_disk)
+        both.start()
+        both.create("--disk", str(one), "--freeze-budget", "30s")
+        both.synced()
+        exact(both, ours)
+        sent = both.show()["logical_bytes"]
+        since = both.show()["disks"][0]["recovery"]["since"]
 
-            both.source.stop()
-            for device in (one, two):
-                run("losetup", "--detach", device)
-            attach(ours, two)
-            attach(theirs, one)
-            both.source.start()
-            until(lambda: both.show()["disks"][0]["device"] == two, what="the disk is followed")
-            both.clean()
-            exact(both, ours)
-            disk = both.show()["disks"][0]
-            assert disk["path"] == one
-            assert disk["recovery"]["grade"] == "compare"
-            assert both.show()["logical_bytes"] - before < MIB
-            taken = Path(two).read_bytes()
+        # The names are exchanged, and the daemon's maps are lost: only marks can tell.
+        both.source.stop()
+        for path in (both.directory / "sr").iterdir():
+            path.unlink()
+        turn(one, their_disk)
+        turn(two, our_disk)
+        both.source.start()
+        disk = taken_up(both, since)
+        assert (disk["path"], disk["device"]) == (str(one), str(two))
+        assert disk["recovery"]["grade"] == "compare"
+        both.clean()
+        exact(both, ours)
+        assert both.show()["logical_bytes"] - sent < MIB
+        copy = both.intermediate().read_bytes()
 
-            # A daemon that is killed finds it where it was, without a comparison.
-            since = disk["recovery"]["since"]
-            both.source.kill()
-            both.source.start()
-            until(lambda: both.show()["disks"][0]["recovery"]["since"] > since, what="taken up")
-            assert both.show()["disks"][0]["recovery"]["grade"] == "intact"
-            exact(both, ours)
+        # A daemon that is killed finds it where it was, without a comparison; also beside a
+        # clone, because it was never detached.
+        since = disk["recovery"]["since"]
+        run("dd", f"if={ours}", f"of={clone}", "bs=1M", "conv=fsync")
+        both.source.kill()
+        turn(one, clone)
+        both.source.start()
+        disk = taken_up(both, since)
+        assert (disk["device"], disk["recovery"]["grade"]) == (str(two), "intact")
+        exact(both, ours)
 
-            # A clone: the disk was attached anew, so nothing but its marks is known of it.
-            both.source.stop()
-            for device in (one, two):
-                run("losetup", "--detach", device)
-            clone = tmp_path / "clone.img"
-            run("cp", ours, clone)
-            attach(ours, two)
-            attach(clone, one)
-            both.source.start()
-            sentence = failed(both, "RPL-5011")
-            assert one in sentence
-            assert two in sentence
+        # Without the map nobody knows which is which, not even by name.
+        both.source.kill()
+        for path in (both.directory / "sr").iterdir():
+            path.unlink()
+        both.source.start()
+        sentence = failed(both, "RPL-5011")
+        assert str(one) in sentence
+        assert str(two) in sentence
 
-            # Another disk under the name, and ours is not there.
-            run("losetup", "--detach", one)
-            run("losetup", "--detach", two)
-            attach(theirs, one)
-            both.receiver.run("job", "retry", both.job)
-            until(lambda: (both.show()["error"] or {}).get("code") == "RPL-5003", what="5003")
-            assert f"job set ID accept={one}" in failed(both, "RPL-5003")
-            assert both.intermediate().read_bytes() == taken, "not one byte was written"
+        # Another disk under the name, and ours is not there.
+        turn(one, their_disk)
+        two.unlink()
+        both.receiver.run("job", "retry", both.job)
+        until(lambda: (both.show()["error"] or {}).get("code") == "RPL-5003", what="5003")
+        assert f"job set ID accept={one}" in failed(both, "RPL-5003")
+        assert both.intermediate().read_bytes() == copy, "not one byte was written"
 
-            # The administrator agrees: a full pass, zeros and all, of a new generation.
-            both.receiver.run("job", "set", both.job, f"accept={one}")
-            both.receiver.run("job", "retry", both.job)
-            both.synced()
-            until(lambda: both.show()["disks"][0]["recovery"]["ended"], what="the full pass")
-            found = both.show()["disks"][0]["recovery"]
-            assert found["grade"] == "full"
-            assert "accepted another disk" in found["reason"]
-            assert found["bytes_sent"] >= SIZE
-            exact(both, theirs)
-        finally:
-            for device in (one, two):
-                if Path(f"/sys/block/{Path(device).name}/loop").exists():
-                    run("losetup", "--detach", device)
-            # The fixtures detach them once more.
-            attach(tmp_path / "a", one)
-            attach(tmp_path / "b", two)
+        # The administrator agrees: a full pass, zeros and all, of a new generation.
+        until(lambda: _offered(both, one, their_disk), what="the inventory of now")
+        since = both.show()["disks"][0]["recovery"]["since"]
+        both.receiver.run("job", "set", both.job, f"accept={one}")
+        both.receiver.run("job", "retry", both.job)
+        found = taken_up(both, since)["recovery"]
+        assert found["grade"] == "full"
+        assert "accepted another disk" in found["reason"]
+        until(lambda: both.show()["disks"][0]["recovery"]["ended"], what="the full pass")
+        assert both.show()["disks"][0]["recovery"]["bytes_sent"] >= SIZE
+        exact(both, theirs)
+
+
+def _offered(both: Pair, path: Path, device: str) -> bool:
+    """Whether the receiver has been told what is at ``path`` now."""
+    uuid = run("blkid", "-p", "-s", "UUID", "-o", "value", device)
+    (source,) = both.receiver.run("source", "list")
+    found = {disk["path"]: disk["identity"]["filesystems"] for disk in source["disks"]}
+    return bool(found.get(str(path)) == [uuid])
 
 
 def test_a_filesystem_made_anew_on_a_disk_that_never_left(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     with loop_device(image, SIZE) as device, pair([device]) as both:
-        run("mkfs.ext4", "-q", "-F", device)
+        make_filesystem(device)
         both.create("--freeze-budget", "30s")
         both.synced()
         both.source.kill()
         # Another UUID, no other mark: only that it was never detached tells.
-        run("mkfs.ext4", "-q", "-F", device)
+        make_filesystem(device)
         since = both.show()["disks"][0]["recovery"]["since"]
         both.source.start()
-        until(lambda: both.show()["disks"][0]["recovery"]["since"] > since, what="taken up")
-        assert both.show()["disks"][0]["recovery"]["grade"] == "intact"
+        assert taken_up(both, since)["recovery"]["grade"] == "intact"
         exact(both, image)
 
 
@@ -147,7 +158,7 @@ def test_a_disk_that_is_exchanged_while_a_session_is_open(tmp_path: Path) -> Non
     ours, theirs = tmp_path / "ours.img", tmp_path / "theirs.img"
     with loop_device(ours, SIZE) as one, loop_device(theirs, SIZE) as two:
         for device in (one, two):
-            run("mkfs.ext4", "-q", "-F", device)
+            make_filesystem(device)
         name = tmp_path / "disk"
         name.symlink_to(one)
         with pair([str(name)]) as both:

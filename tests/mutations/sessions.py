@@ -16,7 +16,7 @@ ACKS = (
         "acknowledged-before-the-sync",
         2,
         SESSION,
-        "            await self.sync()\n",
+        "            await self.sync(dict(self._durable))\n",
         "            pass\n",
         ACKED,
         MODEL,
