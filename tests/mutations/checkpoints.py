@@ -41,8 +41,8 @@ GENERATIONS = (
         "an-untrusted-file-keeps-its-generation",
         4,
         OPENING,
-        "        if self._put_back or disk.doubt:\n",
-        "        if self._put_back:\n",
+        "doubt = known.reason if known.full else judge.doubt(known.number, disk)",
+        "doubt = known.reason",
         "tests/receiver/test_opening.py",
     ),
     one(

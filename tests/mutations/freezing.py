@@ -85,8 +85,8 @@ ENGINE = (
         "no-drain-while-frozen",
         5,
         "replicad/engine/instant.py",
-        "frozen.disks.drain_frozen)",
-        "lambda: None)",
+        "frozen.disks.drain_frozen)\n    crash.here",
+        "lambda: None)\n    crash.here",
         "tests/replicad/engine/test_interrupted.py::test_what_is_committed_is_the_frozen_instant",
     ),
     one(

@@ -34,9 +34,7 @@ WRITES = (
         "what-is-in-flight-is-not-marked",
         1,
         MAP,
-        "        with self.lock:\n            self._age.marked(now)\n"
         "            return self._dirty.set(place, mask)\n\n    def mark_range",
-        "        with self.lock:\n            self._age.marked(now)\n"
         "            return self._dirty.set(place, mask & ~self._flying.read(place))\n\n"
         "    def mark_range",
         MAP_MODEL,
@@ -102,7 +100,7 @@ WRITES = (
         "a-broken-transfer-forgets-what-it-had-planned",
         2,
         "replicad/transfer.py",
-        "        for work in self._feed.stop():\n            work.disk.live_map.lost(work.batch)\n",
+        "        for work in self._feed.stop():\n            work.lost()\n",
         "        self._feed.stop()\n",
         "tests/replicad/test_transfer.py",
     ),
