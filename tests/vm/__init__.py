@@ -1,0 +1,1 @@
+"""Other kernels, in virtual machines; see README.md beside this file."""

@@ -1,0 +1,1 @@
+"""What runs inside the machine: not collected by a test run on the host."""
