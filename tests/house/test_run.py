@@ -15,7 +15,7 @@ from tests.house.tree import ROOT
 HOOKS = "systemd/examples/hooks"
 SCRIPTS = {"run": "sh", ".ci/run": "bash", f"{HOOKS}/postgresql": "sh"}
 COMMANDS = {
-    *("install", "demo", "test", "test-mutations", "check"),
+    *("install", "demo", "test", "test-mutations", "test-vm", "check"),
     *("bench", "fuzz", "lock", "build", "clean"),
 }
 

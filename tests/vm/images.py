@@ -1,7 +1,7 @@
-"""What a virtual machine is made of, built once and kept: the system, a kernel, the tree under test.
+"""What a virtual machine is made of, built once and kept: a system, a kernel, the tree under test.
 
-The system is one Debian for all kernels: its Python and its libbpf run anywhere, and what is tried is
-the kernel. It holds no part of this repository but the unit that runs commands, so a change of the
+The system is one Debian for all kernels: its Python and its libbpf run anywhere, and what is tried
+is the kernel. It holds no part of this repository but the script that starts it, so a change of the
 code costs the tar of the tree and nothing else. Everything is kept under a name made of what it was
 made from; a file that is there is whole, because it got its name last.
 """
@@ -187,9 +187,9 @@ def _build_system(image: Path, workshop: Path) -> None:
         "--dpkgopt=force-unsafe-io",
         "--architectures=amd64",
         f"--include={','.join(PACKAGES)}",
-        '--dpkgopt=path-exclude=/usr/share/doc/*',
-        '--dpkgopt=path-exclude=/usr/share/man/*',
-        '--dpkgopt=path-exclude=/usr/share/locale/*',
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/locale/*",
         *_apt_options(),
         USERLAND,
         root,
@@ -208,7 +208,7 @@ def _build_system(image: Path, workshop: Path) -> None:
 
 
 def _apt_options() -> list[str]:
-    """What the machine's apt needs to reach its mirror (a proxy, no check of dates), for mmdebstrap."""
+    """What apt needs here to reach the mirror (a proxy, no check of dates), for mmdebstrap."""
     dump = call("apt-config", "dump", "Acquire")
     wanted = re.compile(r"^Acquire::(https?::.*|Check-Valid-Until|Check-Date)", re.IGNORECASE)
     return [
@@ -225,13 +225,15 @@ def _install_python(root: Path) -> None:
     site = venv / "lib" / f"python{PYTHON}" / "site-packages"
     locked = root.parent / "requirements.txt"
     locked.write_text(requirements())
-    platforms = [
+    platforms: list[str | Path] = [
         f"--platform=manylinux{tag}_x86_64" for tag in ("_2_34", "_2_28", "_2_17", "2014")
     ]
     call(
         *(sys.executable, "-m", "pip", "install", "-q", "--no-input", "--no-compile"),
         *("--require-hashes", "--no-deps", "--only-binary=:all:", f"--python-version={PYTHON}"),
-        *("--implementation=cp", *platforms, f"--target={site}", "-r", locked),
+        "--implementation=cp",
+        *platforms,
+        *(f"--target={site}", "-r", locked),
     )
     shutil.rmtree(site / "bin", ignore_errors=True)
     (site / "payload.pth").write_text("/run/payload/site\n")
@@ -248,7 +250,8 @@ def _configure(root: Path) -> None:
     (root / "etc/hostname").write_text("web01\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost web01\n")
     (root / "etc/fstab").write_text("")
-    (root / "etc/machine-id").write_text("uninitialized\n")
+    # known, so that a boot is not the first one, which would set up everything by itself
+    (root / "etc/machine-id").write_text(f"{key(USERLAND):0<32}\n")
     (root / "usr/lib/modules").mkdir(exist_ok=True)
     masked = root / "etc/systemd/system"
     for unit in (
@@ -258,6 +261,13 @@ def _configure(root: Path) -> None:
         *("mdcheck_start.timer", "mdcheck_continue.timer", "mdmonitor-oneshot.timer"),
         *("e2scrub_reap.service", "dpkg-db-backup.timer", "mdmonitor.service"),
         *("systemd-firstboot.service", "lvm2-monitor.service", "man-db.timer"),
+        *("systemd-networkd.socket", "systemd-update-utmp.service", "systemd-random-seed.service"),
+        *("systemd-update-utmp-runlevel.service", "systemd-user-sessions.service"),
+        *("dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount"),
+        *("sys-fs-fuse-connections.mount", "keyboard-setup.service", "console-setup.service"),
+        *("modprobe@.service", "kmod-static-nodes.service", "blk-availability.service"),
+        *("lvm2-lvmpolld.socket", "systemd-ask-password-wall.path", "systemd-pstore.service"),
+        *("systemd-journal-flush.service", "systemd-binfmt.service", "e2scrub_all.service"),
     ):
         (masked / unit).unlink(missing_ok=True)
         (masked / unit).symlink_to("/dev/null")
@@ -265,6 +275,8 @@ def _configure(root: Path) -> None:
     (root / "etc/mdadm/mdadm.conf").write_text("AUTO -all\n")
     for litter in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
         shutil.rmtree(root / litter, ignore_errors=True)
+    for place in ("etc", "var"):  # newer than /usr: caches are not rebuilt at each start
+        (root / place / ".updated").touch()
 
 
 # --- a kernel --------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """One virtual machine: QEMU without KVM, its disks, and a line to the agent inside.
 
 Nothing is left when the ``with`` block ends, whatever ended it: QEMU dies with this process
-(``setpriv --pdeathsig``), its disks are files in a temporary directory, and the image of the system is
-only read, under an overlay. The guest may restart; QEMU and the disks go on.
+(``setpriv --pdeathsig``), its disks are files in a temporary directory, and the image of the system
+is only read, under an overlay. The guest may restart; QEMU and the disks go on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from tests.vm import images
 from tests.vm.images import MIB, PARTITION, Boot
 
-BOOT_SECONDS = 150.0
+BOOT_SECONDS = 400.0
 """A boot takes 20 s on an idle machine; two cores under eight test runs are another matter."""
 SYSTEM_BYTES_SHOWN = 4000
 
@@ -183,7 +183,7 @@ class Machine:
         return output
 
     def reboot(self, how: str = "systemctl reboot") -> str:
-        """Restarts the guest, or whatever the script does that restarts it; the kernel's release."""
+        """Restarts the guest by a script; the release of the kernel that came up."""
         assert self._socket is not None
         request = {"run": f"({how}) >/dev/null 2>&1 &", "seconds": 30}
         self._socket.sendall(json.dumps(request).encode() + b"\n")

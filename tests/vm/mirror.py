@@ -1,8 +1,8 @@
 """Debian's packages of any suite, from the mirror that this machine already uses.
 
-No host is named here: the addresses, their keys and their proxies are those of the machine's own apt
-configuration; only the suite is another one. apt itself downloads and checks signatures, with state
-and cache of its own, so that the machine's lists stay as they are.
+No host is named here: the addresses, their keys and their proxies are those of the machine's own
+apt configuration; only the suite is another one. apt itself downloads and checks signatures, with
+state and cache of its own, so that the machine's lists stay as they are.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Runs commands for the test on the host, one at a time, over a port of the virtual console.
 
-A line of JSON each way. From the host: ``{"run": SHELL, "seconds": N}``. From here: ``{"hello": RELEASE,
-"boot": ID}`` once, then for each command ``{"line": TEXT}`` as it is printed, and ``{"exit": CODE}``
-(124 when the time was over). Nothing but the standard library: it runs whatever the tree is like.
+A line of JSON each way. From the host: ``{"run": SHELL, "seconds": N}``. From here ``{"hello":
+RELEASE, "boot": ID}`` once, then for each command ``{"line": TEXT}`` as it is printed, and
+``{"exit": CODE}`` (124 when the time was over). Nothing but the standard library: it runs whatever
+the tree is like.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 PORT_NAME = "replicad.agent"
 TREE = Path("/run/payload/tree")
+SCRIPT = Path("/run/agent.sh")
 
 
 def find_port() -> Path:
@@ -54,8 +56,9 @@ class Port:
 
 def run(port: Port, script: str, seconds: float) -> int:
     """Runs a shell script and sends its lines; 124 if it had to be killed."""
+    SCRIPT.write_text(script)  # an argument may not be as long as a script
     process = subprocess.Popen(
-        ["/bin/sh", "-c", script],
+        ["/bin/sh", SCRIPT],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,8 +1,8 @@
 """What is drained is what was written, on the disks that servers have, on this kernel.
 
-tests/integration/test_tracker_*.py hold the same for loop devices on the host's kernel; here the disks
-are virtio, SCSI, NVMe, an NVMe multipath head, and LVM and MD above them. The bytes before and after
-decide what was written, the writer itself what may be marked.
+tests/integration/test_tracker_*.py hold the same for loop devices on the host's kernel; here the
+disks are virtio, SCSI, NVMe, an NVMe multipath head, and LVM and MD above them. The bytes before
+and after decide what was written, the writer itself what may be marked.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from tests.replicad.tracker.devices import (
     touched,
     tracker_at,
 )
+from tests.support.pair import until
 from tests.vm.guest.disks import KINDS, PLAIN, REQUEST_BASED, array, disk, run, settle, volume
 
 pytestmark = pytest.mark.root
@@ -335,21 +336,20 @@ def test_an_array_that_is_being_rebuilt(tmp_path: Path) -> None:
     """Writes to a RAID1 while one half is taken out and put back: they are the array's own."""
     with array("raid1") as device, tracker_at(tmp_path / "run") as tracker:
         it = Bench(tracker, device)
-        half = next(iter(Path(f"/sys/block/{Path(device).name}/slaves").iterdir())).name
+        half = "/dev/" + next(iter(Path(f"/sys/block/{Path(device).name}/slaves").iterdir())).name
         ranges = []
-        for step in ((), ("--fail", f"/dev/{half}"), ("--remove", f"/dev/{half}"), ("--add", f"/dev/{half}")):
+        for step in ("", "--fail", "--remove", "--add"):
             if step:
-                run("mdadm", "--quiet", device, *step)
+                run("mdadm", "--quiet", device, step, half)
             for _ in range(8):
                 offset, length = it.range(MIB)
                 it.direct.write(offset, it.random.randbytes(length))
                 ranges.append((offset, length))
         it.assert_exact(ranges)
         it.direct.close()
-        run("mdadm", "--quiet", "--wait", device) if _recovering(device) else None
+        until(lambda: _action(device) == "idle", 120, "the rebuilt array")
         it.assert_exact([])
 
 
-def _recovering(device: str) -> bool:
-    action = Path(f"/sys/block/{Path(device).name}/md/sync_action").read_text().strip()
-    return action != "idle"
+def _action(device: str) -> str:
+    return Path(f"/sys/block/{Path(device).name}/md/sync_action").read_text().strip()

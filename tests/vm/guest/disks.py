@@ -25,7 +25,12 @@ REQUEST_BASED = ("virtio", "scsi", "nvme")
 def run(*command: str, seconds: float = 60.0) -> str:
     """A command's output; its own words when it fails."""
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=seconds, stdin=subprocess.DEVNULL
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, f"{command}: {done.stderr.strip()} {done.stdout.strip()}"
     return done.stdout.strip()

@@ -1,0 +1,126 @@
+"""A receiver and a source on this kernel, over real disks: the copy is the source, byte for byte.
+
+Where the kernel cannot carry the tracker (``REPLICAD_VM_TRACKER=none``) the same job works with
+compare passes, and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.support.loops import MIB, mounted
+from tests.support.pair import BIN, Pair, pair, same_content
+from tests.vm.guest.disks import by_serial, disk
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
+
+TRACKED = os.environ["REPLICAD_VM_TRACKER"] == "ebpf"
+PLACES = [("ext4", "scsi"), ("xfs", "blk0"), ("ext4", "linear"), ("ext4", "raid1")]
+
+
+@contextlib.contextmanager
+def place(kind: str) -> Iterator[str]:
+    if kind == "blk0":
+        yield by_serial("blk0")
+        return
+    with disk(kind) as path:
+        yield os.path.realpath(path)
+
+
+def test_check_says_what_this_kernel_can() -> None:
+    done = subprocess.run([BIN / "replicad", "check"], capture_output=True, text=True, check=False)
+    said = " ".join(done.stdout.split())
+    if TRACKED:
+        assert "ok tracker its programs load and attach" in said
+    else:
+        release = platform.release()
+        assert f"warning kernel Linux {release} is older than 5.12: no tracker" in said
+        assert "Each sync will compare both sides" in said
+
+
+class Churn:
+    """A thread that writes, removes and overwrites files until it is told to stop."""
+
+    def __init__(self, where: Path) -> None:
+        self._where = where
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self.written = 0
+
+    def _work(self) -> None:
+        chosen = random.Random(11)
+        while not self._stopped.is_set():
+            file = self._where / f"f{chosen.randrange(9)}"
+            data = chosen.randbytes(chosen.randrange(1, 200_000))
+            file.write_bytes(data)
+            if chosen.random() < 0.3:
+                (self._where / f"f{chosen.randrange(9)}").unlink(missing_ok=True)
+            with (self._where / "database").open("r+b") as database:
+                database.seek(chosen.randrange(8 * MIB - 4096) // 4096 * 4096)
+                database.write(chosen.randbytes(4096))
+                os.fsync(database.fileno())
+            self.written += len(data)
+            time.sleep(0.02)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+
+@pytest.mark.parametrize(("kind", "where"), PLACES)
+def test_a_job_under_load_and_a_killed_source(kind: str, where: str, tmp_path: Path) -> None:
+    with (
+        place(where) as device,
+        mounted(device, tmp_path / "mnt", kind) as root,
+        pair([device]) as both,
+    ):
+        (root / "database").write_bytes(random.Random(1).randbytes(8 * MIB))
+        reference = both.directory / "reference.img"
+        both.hook("frozen", "10-reference", f"dd if={device} of={reference} iflag=direct bs=1M")
+        with Churn(root):
+            both.create("--freeze-budget", "60s", "--compress", "none")
+            both.synced(240)
+            assert_grade(both)
+            taken = both.checkpoint("--hold")
+            assert taken["consistency"] == "filesystem"
+            assert same_content(both.intermediate(), reference)
+            both.resume()
+            both.source.kill()
+            time.sleep(1.0)  # what is written now only the kernel sees
+        wire = both.show()["wire_bytes"]
+        both.source.start()
+        both.synced(240)
+        assert_grade(both)
+        taken = both.checkpoint("--hold")
+        assert same_content(both.intermediate(), reference)
+        if TRACKED:  # a delta: neither a full copy nor a comparison
+            assert "since the full pass" in both.show()["disks"][0]["trust"]
+        assert both.show()["wire_bytes"] - wire < 20 * MIB
+
+
+def assert_grade(both: Pair) -> None:
+    """Whether this kernel's tracker is used, and what is said where it is not."""
+    (disk_view,) = both.show()["disks"]
+    if TRACKED:
+        assert disk_view["tracker"] == "ebpf"
+        assert both.status()["tracker"]["sentence"] == ""
+        assert disk_view["pass"] in ("delta", "idle"), disk_view
+    else:
+        assert disk_view["tracker"] == "none"
+        for said in (both.status()["tracker"]["sentence"], disk_view["trust"]):
+            assert "is too old for the tracker, which needs 5.12" in said
