@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 
-LAYOUT = 1
+LAYOUT = 2
 MAX_SLOTS = 128
 LEVELS = 6
 RECORDS = 8
@@ -75,6 +75,7 @@ class Write(ctypes.Structure):
         ("sector", ctypes.c_uint64),
         ("bytes", ctypes.c_uint64),
         ("pending", ctypes.c_uint64),
+        ("own", ctypes.c_uint64),
     )
 
 

@@ -17,7 +17,7 @@ from tests.vm.machine import Machine, VmFailed, machine
 
 GUEST = "tests/vm/guest"
 PYTEST = (
-    "exec /opt/replicad/venv/bin/python -m pytest -q -rfE --tb=short -p no:cacheprovider"
+    "exec /opt/replicad/venv/bin/python -m pytest -v -rfE --tb=short -p no:cacheprovider"
     " -p no:hypothesispytest --color=no"
 )
 CRASH = "echo b >/proc/sysrq-trigger"

@@ -42,6 +42,7 @@ TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 """What the tests inside need besides the runtime's lock; what these need is found in the lock."""
 
 ENOUGH_MEMORY = Path("/dev/shm")
+WORKSHOP = "replicad-vm-build-"
 MIB = 1 << 20
 ROOT_SIZE = 1400 * MIB
 PARTITION = "7e1d0f4c-5a0b-4b7e-9d57-52455031434b"
@@ -126,6 +127,8 @@ def kept(name: str, build: Callable[[Path, Path], None]) -> Path:
         if path.exists():
             os.utime(path)
             return path
+        for left in (*place.glob("building-*"), *ENOUGH_MEMORY.glob(f"{WORKSHOP}*")):
+            shutil.rmtree(left, ignore_errors=True)  # of a builder that was killed
         print(f"vm: building {name}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=place, prefix="building-") as scratch:
             made = Path(scratch) / "made"
@@ -141,7 +144,7 @@ def _workshop(otherwise: Path) -> Iterator[Path]:
     if not ENOUGH_MEMORY.is_dir() or shutil.disk_usage(ENOUGH_MEMORY).free < 3 << 30:
         yield otherwise
         return
-    with tempfile.TemporaryDirectory(dir=ENOUGH_MEMORY, prefix="replicad-vm-") as name:
+    with tempfile.TemporaryDirectory(dir=ENOUGH_MEMORY, prefix=WORKSHOP) as name:
         os.chmod(name, 0o755)
         yield Path(name)
 

@@ -36,7 +36,7 @@ class Disk:
     serial: str
     bus: str
     """virtio, scsi, nvme, or nvme-multipath: one namespace behind two controllers."""
-    size: int = 64 * MIB
+    size: int = 24 * MIB
 
 
 DISKS = (

@@ -197,6 +197,7 @@ struct write {
 	u64 sector;
 	u64 bytes;
 	u64 pending; /* bytes that have not landed */
+	u64 own;     /* the bio itself, not only parts of it, was sent on to a request-based disk */
 };
 
 /* Address of a bio -> the write to a bio-based disk that it carries. */
@@ -401,6 +402,11 @@ static __always_inline struct gendisk *disk_of_request(struct request *rq)
  * Such a bio may first have been split: the front is a new bio chained to the rest (bi_end_io is bio_chain_endio and
  * bi_private the rest), and the two land in any order. So each part marks the whole range of its ancestors, and the
  * entry is deleted when as many bytes have landed as were queued.
+ *
+ * Not so if only parts were sent on: md raid0 chains a new bio for each of its disks to a discard, and ends the discard
+ * itself, with block_bio_complete, when these have. Then the entry waits for that event, or it would find nothing and
+ * count a gap. The bio's own landing says so before it subtracts, and the subtraction is a full barrier: whoever
+ * finds nothing pending also finds it said.
  */
 __attribute__((noinline)) int landed(u64 bio, u64 bytes, u32 how)
 {
@@ -420,7 +426,10 @@ __attribute__((noinline)) int landed(u64 bio, u64 bytes, u32 how)
 				if (!depth)
 					bpf_map_delete_elem(&in_flight, &at);
 			} else if (!depth || chained) {
-				if (__sync_fetch_and_add(&write->pending, -bytes) <= bytes)
+				if (!depth)
+					*(volatile u64 *)&write->own = 1;
+				if (__sync_fetch_and_add(&write->pending, -bytes) <= bytes &&
+				    *(volatile u64 *)&write->own)
 					bpf_map_delete_elem(&in_flight, &at);
 			}
 		}

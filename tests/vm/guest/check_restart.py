@@ -35,18 +35,18 @@ def test_before_it_restarts() -> None:
     systemctl("enable", "--now", *DAEMONS)
     both = Installed()
     with mounted(device, WHERE, "ext4"):
-        (WHERE / "database").write_bytes(chosen.randbytes(24 * MIB))
+        (WHERE / "database").write_bytes(chosen.randbytes(8 * MIB))
     run("mount", device, WHERE)
     both.enrol()
     both.create("--freeze-budget", "60s", "--compress", "none")
     both.synced(240)
     assert both.checkpoint()["epoch"] >= 1
     # Slow enough that the restart falls into a pass with much left to send.
-    both.receiver.run("job", "set", both.job, "bandwidth=4Mbit")
+    both.receiver.run("job", "set", both.job, "bandwidth=2Mbit")
     with (WHERE / "database").open("r+b") as database:
-        database.write(chosen.randbytes(12 * MIB))
+        database.write(chosen.randbytes(6 * MIB))
         os.fsync(database.fileno())
-    until(lambda: both.show()["disks"][0]["dirty_bytes"] > 4 * MIB, 60, "a pass with much to do")
+    until(lambda: both.show()["disks"][0]["dirty_bytes"] > 2 * MIB, 60, "a pass with much to do")
     NOTE.write_text(both.job)
     with NOTE.open() as note:
         os.fsync(note.fileno())

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 
 GROUP = "vm"
+LINEAR_ON_ONE = 16 << 20
+"""Bytes of the volume on a single disk."""
 ARRAY = "/dev/md127"
 PARTS = ("part0", "part1", "part2")
 PLAIN = {"virtio": "blk1", "scsi": "scsi0", "nvme": "nvme0", "multipath": "multi0"}
@@ -69,18 +71,19 @@ def disk(kind: str) -> Iterator[str]:
 @contextlib.contextmanager
 def volume(kind: str, parts: list[str]) -> Iterator[str]:
     """A logical volume over these disks."""
+    run("modprobe", "-a", "dm-mod", "dm-snapshot", "dm-thin-pool")
     run("vgcreate", "-y", "-q", "-s", "1m", GROUP, *parts)
     try:
-        # larger than one of the parts: a write across the border is split
-        size = ("-L", "80m") if len(parts) > 1 else ("-L", "40m")
+        # on several it is larger than one of them: a write across the border is split
+        size = ("-L", "32m") if len(parts) > 1 else ("-L", f"{LINEAR_ON_ONE >> 20}m")
         common = ("-y", "-q", "-W", "n", "-Z", "n")
         if kind == "thin":
-            run("lvcreate", "-y", "-q", "-T", "-Z", "n", "-L", "96m", f"{GROUP}/pool")
-            run("lvcreate", "-y", "-q", "-V", "80m", "-T", f"{GROUP}/pool", "-n", "data")
+            run("lvcreate", "-y", "-q", "-T", "-Z", "n", "-L", "28m", f"{GROUP}/pool")
+            run("lvcreate", "-y", "-q", "-V", "24m", "-T", f"{GROUP}/pool", "-n", "data")
         else:
             run("lvcreate", *common, *size, "-n", "data", GROUP)
         if kind == "origin":
-            run("lvcreate", "-y", "-q", "-s", "-L", "90m", "-n", "old", f"{GROUP}/data")
+            run("lvcreate", "-y", "-q", "-s", "-L", "30m", "-n", "old", f"{GROUP}/data")
         settle()
         yield f"/dev/{GROUP}/data"
     finally:
@@ -93,6 +96,7 @@ def volume(kind: str, parts: list[str]) -> Iterator[str]:
 @contextlib.contextmanager
 def array(kind: str) -> Iterator[str]:
     """An array over two or three disks."""
+    run("modprobe", "raid456" if kind == "raid5" else kind)
     count = 3 if kind == "raid5" else 2
     parts = [by_serial(part) for part in PARTS[:count]]
     run(
