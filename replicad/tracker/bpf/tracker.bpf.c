@@ -452,6 +452,10 @@ static __always_inline void land_request(struct request *rq, u32 bytes)
 
 	if (bpf_core_read(&at, sizeof(at), &rq->bio))
 		return;
+	if (at && !bytes) { /* an empty flush ends here too, and nowhere else */
+		landed((u64)at, 0, LANDED_IN_REQUEST);
+		return;
+	}
 	for (int i = 0; i < MAX_BIOS; i++) {
 		struct bio *bio = at;
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import time
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def test_before_it_restarts() -> None:
         os.fsync(note.fileno())
     os.sync()  # of this test's own files; the daemons' are theirs to keep
     step = "head -c 300000 /dev/urandom >/srv/f$((i % 7)); i=$((i+1)); sleep 0.1"
-    subprocess.Popen(["sh", "-c", f"i=0; while :; do {step}; done"], start_new_session=True)
+    run("sh", "-c", f"setsid sh -c 'i=0; while :; do {step}; done' >/dev/null 2>&1 &")
     time.sleep(1)
 
 

@@ -98,7 +98,7 @@ class Bench:
         self.before = after
 
     def assert_all_landed(self) -> None:
-        """No ended write to a bio-based disk is still remembered: what is left over would pile up."""
+        """No write that has ended is still remembered: what is left over would pile up."""
         table = self.tracker._attached.maps["in_flight"]
         assert not self.tracker._library.next_key(table, None, ctypes.c_uint64())
 
