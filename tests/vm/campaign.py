@@ -37,7 +37,7 @@ class Check:
     """Only where the kernel carries the tracker."""
 
 
-BRIEF = "virtio or scsi or nvme or multipath or linear or raid1 or raid5"
+BRIEF = "scsi or multipath or linear or raid0 or raid1"
 LOOPS = "tests/integration/test_tracker_exact.py tests/integration/test_tracker_race.py"
 EVERYTHING: tuple[Check, ...] = (
     Check("disks", (f"{GUEST}/check_tracker.py",), 900, tracked=True),

@@ -182,7 +182,8 @@ def _mapped(it: Bench) -> None:
         memory.flush()
     os.fsync(fd)
     os.close(fd)
-    it.assert_exact(ranges)
+    # newer kernels write a whole large folio of which one page was changed
+    it.assert_exact(ranges, only=False)
 
 
 @pytest.mark.parametrize("kind", [*PLAIN, "raid1"])

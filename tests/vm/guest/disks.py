@@ -99,6 +99,8 @@ def array(kind: str) -> Iterator[str]:
     run("modprobe", "raid456" if kind == "raid5" else kind)
     count = 3 if kind == "raid5" else 2
     parts = [by_serial(part) for part in PARTS[:count]]
+    for part in parts:  # equal halves, or a read would depend on which one answers
+        run("blkdiscard", "-f", "-z", part)
     run(
         *("mdadm", "--create", ARRAY, "--run", "--metadata=1.2", f"--level={kind[4:]}"),
         *(f"--raid-devices={count}", "--assume-clean", "--homehost=any", *parts),
