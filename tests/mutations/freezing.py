@@ -52,7 +52,7 @@ FREEZE = (
         "                if frozen.mounted:\n"
         "                    await self._run(_thaw_quietly, frozen.freezer)\n",
         "                pass\n",
-        "tests/replicad/engine/test_interrupted.py",
+        "tests/replicad/engine/test_in_order.py::test_it_thaws_before_it_waits_for_hooks",
     ),
     one(
         "a-broken-freeze-counts",
@@ -79,14 +79,14 @@ ENGINE = (
         "replicad/engine/instant.py",
         "    works = frozen.plan()\n",
         "    works = frozen.plan()\n    frozen.freezer.thaw()\n",
-        "tests/replicad/engine/test_interrupted.py::test_what_is_committed_is_the_frozen_instant",
+        "tests/replicad/engine/test_in_order.py::test_what_is_read_was_frozen",
     ),
     one(
         "no-drain-while-frozen",
         5,
         "replicad/engine/instant.py",
-        "frozen.disks.drain_frozen)\n    crash.here",
-        "lambda: None)\n    crash.here",
+        "frozen.disks.drain_frozen)\n    crash",
+        "lambda: None)\n    crash",
         "tests/replicad/engine/test_interrupted.py::test_what_is_committed_is_the_frozen_instant",
     ),
     one(
@@ -113,7 +113,8 @@ ENGINE = (
         "replicad/engine/session.py",
         "        if committed.held or wanted.cutover:\n",
         "        if False:\n",
-        "tests/replicad/engine/test_job.py",
+        "tests/replicad/engine/test_in_order.py"
+        "::test_after_a_held_checkpoint_nothing_is_sent_before_the_next_order",
     ),
     one(
         "the-digest-is-of-what-was-not-sent",

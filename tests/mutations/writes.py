@@ -185,7 +185,8 @@ ORDER = (
         "        disks = await self._open_disks(order)\n"
         "        for past in self._limbo:\n            past.release()\n"
         "        self._limbo.clear()\n        opened = await link.request(",
-        "tests/replicad/engine/test_job.py",
+        "tests/replicad/engine/test_in_order.py"
+        "::test_what_was_in_flight_is_lost_only_after_the_next_session_has_opened",
     ),
     one(
         "the-senders-do-not-wait-for-room",
