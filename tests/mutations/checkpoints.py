@@ -79,7 +79,6 @@ GENERATIONS = (
         "            files.set_mark(self._descriptor, self.job, files.UNTRUSTED)\n\n\ndef _make",
         "            pass\n\n\ndef _make",
         "tests/receiver/test_raw.py::test_a_failed_sync_is_remembered_by_the_file",
-        quick=True,
     ),
 )
 
@@ -100,7 +99,6 @@ CHECKPOINTS = (
         "        session.still = True\n        try:\n",
         "        try:\n",
         f"{IN_MANAGER}::test_no_session_is_opened_while_a_commit_is_recorded",
-        quick=True,
     ),
     one(
         "a-checkpoint-is-recorded-before-it-is-preserved",
@@ -136,7 +134,6 @@ CHECKPOINTS = (
         "        if self._target.still:\n",
         "        if False:\n",
         f"{IN_SESSION}::test_what_is_not_the_sessions_to_write_is_refused",
-        quick=True,
     ),
     one(
         "a-commit-that-nobody-asked-for",

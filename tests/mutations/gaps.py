@@ -49,7 +49,6 @@ GAPS = (
         "True,",
         _DISTRUST,
         MODEL,
-        quick=True,
     ),
     one(
         "the-bitmap-is-trusted-after-a-miss",
@@ -88,7 +87,6 @@ GAPS = (
         "    if not header.seeded:\n",
         "    if False:\n",
         f"{DIRTYMAP}::test_an_unseeded_map_is_refused",
-        quick=True,
     ),
     one(
         "a-map-of-another-generation-is-kept-in-a-running-daemon",

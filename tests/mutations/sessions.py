@@ -40,7 +40,6 @@ ACKS = (
         "        except Fault:\n            return\n",
         "        except Fault:\n            pass\n",
         f"{IN_SESSION}::test_a_failed_sync_acknowledges_nothing_and_ends_the_session",
-        quick=True,
     ),
     one(
         "a-frame-counts-as-written-before-it-is",
@@ -118,7 +117,6 @@ FENCES = (
         "            buffer",
         "        try:\n            buffer",
         f"{IN_SESSION}::test_a_closed_session_admits_nobody",
-        quick=True,
     ),
     one(
         "a-session-opens-while-a-commit-is-recorded",

@@ -58,7 +58,6 @@ DANGERS = (
         "        if last.offset + last.length > disk.size:\n",
         "        if False:\n",
         f"{IN_SESSION}::test_what_is_not_the_sessions_to_write_is_refused",
-        quick=True,
     ),
     one(
         "a-source-may-open-anothers-job",
@@ -132,7 +131,6 @@ WIRE = (
         "",
         "tests/protocol/wire/test_data.py"
         "::test_a_wrong_length_is_refused_before_anything_is_made_for_it",
-        quick=True,
     ),
     one(
         "a-message-of-any-length",
@@ -142,7 +140,6 @@ WIRE = (
         "        if False:\n",
         "tests/protocol/wire/test_framing.py"
         "::test_a_length_is_refused_before_anything_is_made_for_it",
-        quick=True,
     ),
     one(
         "the-fingerprint-of-the-code-is-not-compared",
@@ -160,7 +157,6 @@ WIRE = (
         "    if not catalog.activations.count_use(code.label):\n",
         "    if False:\n",
         "tests/receiver/test_activation.py::test_a_code_works_as_often_as_it_says",
-        quick=True,
     ),
     one(
         "a-code-does-not-expire",

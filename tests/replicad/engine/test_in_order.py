@@ -51,7 +51,7 @@ def test_what_was_in_flight_is_lost_only_after_the_next_session_has_opened(
                 seen.append(flying())
             return await request(message, *rest)
 
-        world.played.request = asking  # type: ignore[method-assign]
+        world.played.request = asking  # type: ignore[method-assign, assignment]
         world.order("run")
         await world.until(lambda: seen and world.equal)
         assert seen[0] == 1
