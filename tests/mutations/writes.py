@@ -98,8 +98,8 @@ WRITES = (
         "a-broken-transfer-forgets-what-it-had-planned",
         2,
         "replicad/transfer.py",
-        "            work.lost()\n",
-        "            pass\n",
+        "        for work in self._feed.stop():\n            work.lost()\n",
+        "        self._feed.stop()\n",
         "tests/replicad/test_transfer.py",
     ),
     one(
