@@ -125,7 +125,6 @@ CHECKPOINTS = (
         'if wanted(row.state) != "run" or row.held:',
         'if wanted(row.state) != "run":',
         "tests/receiver/test_opening.py",
-        quick=True,
     ),
     one(
         "still-disks-are-written",
@@ -158,7 +157,6 @@ CHECKPOINTS = (
         "        if present is not None:\n",
         "        if False:\n",
         f"{IN_MANAGER}::test_a_commit_answers_who_waits_and_saying_it_twice_is_saying_it_once",
-        quick=True,
     ),
     one(
         "a-half-made-snapshot-has-its-name",

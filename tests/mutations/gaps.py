@@ -78,7 +78,6 @@ GAPS = (
         "            return self._suspect",
         f"{DIRTYMAP}::test_what_was_in_flight_when_events_were_missed_is_sent_again",
         MODEL,
-        quick=True,
     ),
     one(
         "a-map-that-was-never-filled-is-believed",

@@ -31,7 +31,6 @@ ACKS = (
         "            connection.send(Ack(connection.written))",
         f"{IN_SESSION}::test_an_ack_waits_for_the_sync_that_began_after_the_write",
         MODEL,
-        quick=True,
     ),
     one(
         "acknowledged-after-a-failed-sync",
@@ -48,7 +47,6 @@ ACKS = (
         "        sequence = self._decoder.sequence\n",
         "        sequence = self.written = self._decoder.sequence\n",
         f"{IN_SESSION}::test_a_write_that_failed_is_never_acknowledged",
-        quick=True,
     ),
     one(
         "an-error-of-fsync-is-swallowed",
@@ -88,7 +86,6 @@ FENCES = (
         "            await self._close(message.job)\n",
         "",
         MODEL,
-        quick=True,
     ),
     one(
         "a-fence-that-does-not-wait-for-writers",
@@ -125,7 +122,6 @@ FENCES = (
         "        async with self._locks[job]:\n            yield self._by_job.get(job)",
         "        yield self._by_job.get(job)",
         f"{IN_MANAGER}::test_no_session_is_opened_while_a_commit_is_recorded",
-        quick=True,
     ),
     one(
         "a-connection-index-serves-twice",
@@ -134,6 +130,5 @@ FENCES = (
         "        self._used.add(hello.connection)\n",
         "",
         "tests/protocol/wire/test_data.py::test_an_index_serves_once",
-        quick=True,
     ),
 )

@@ -73,7 +73,6 @@ WRITES = (
         "            self._read(work, work.ranges, plain)\n"
         "            work.disk.live_map._dirty.clear(work.batch.place, work.batch.mask)\n",
         MODEL,
-        quick=True,
     ),
     one(
         "what-is-lost-is-forgotten",
@@ -83,7 +82,6 @@ WRITES = (
         "                pass\n",
         MAP_MODEL,
         MODEL,
-        quick=True,
     ),
     one(
         "a-broken-transfer-forgets-what-it-sent",
@@ -164,7 +162,6 @@ ORDER = (
         "return self._dirty.read(place)",
         MAP_MODEL,
         MODEL,
-        quick=True,
     ),
     one(
         "what-is-in-flight-is-compared",
@@ -193,6 +190,5 @@ ORDER = (
         "return fits and self._bytes + size <= self._window.bytes",
         "return True",
         "tests/replicad/test_inflight.py::test_acks_are_cumulative_per_connection_and_free_room",
-        quick=True,
     ),
 )
