@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Sent:
-    """A frame on its way: what the source read for it, and the batch it belongs to. ``answered``:
-    an ack that covers it was sent; what comes after that may take its place."""
+    """A frame on its way: what the source read for it, and the batch it belongs to."""
 
     session: str
     index: int
     sequence: int
     work: Any
     content: list[tuple[int, bytes]]
-    answered: bool = False
+    acked: bool = False
 
 
 def check_ack(world: WholeWay, session: Any, index: int, sequence: int) -> None:
@@ -36,9 +35,9 @@ def check_ack(world: WholeWay, session: Any, index: int, sequence: int) -> None:
     for sent in world.sent:
         if (sent.session, sent.index) != (session.id, index) or sent.sequence > sequence:
             continue
-        if sent.answered:
-            continue
-        sent.answered = True
+        if sent.acked:
+            continue  # by an earlier one; what it carried may have been sent anew since
+        sent.acked = True
         for offset, content in sent.content:
             held = bytes(world.medium.stable[offset : offset + len(content)])
             if sent.work.stage == "data" and held != content:

@@ -25,7 +25,27 @@ from tests.properties.batches import COMPARE, DATA, WINDOW
 from tests.properties.ends import CountingMap, SimReader, SimSender, WatchedConnection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.properties.wholeway import WholeWay
+
+
+class Silent:
+    """A log that nobody reads: a walk would fill pages with what is normal in it."""
+
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+LOGGING = (
+    receiver.datapath,
+    receiver.session,
+    receiver.sessions,
+    receiver.checkpoint,
+    replicad.recovery,
+    replicad.engine.passes,
+    replicad.transfer,
+)
 
 
 def play(world: WholeWay, stack: contextlib.ExitStack) -> None:
@@ -33,6 +53,9 @@ def play(world: WholeWay, stack: contextlib.ExitStack) -> None:
 
     def put(module: Any, name: str, value: object) -> None:
         stack.enter_context(mock.patch.object(module, name, value))
+
+    for module in LOGGING:
+        put(module, "_log", Silent())
 
     async def nothing(*_: object) -> None:
         """No snapshot is let go."""
