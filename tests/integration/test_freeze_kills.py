@@ -10,6 +10,7 @@ import time
 import pytest
 
 from protocol.errors import LocalFault
+from replicad.freeze.freezer import GRACE_SECONDS
 from replicad.freeze.leftover import thaw_leftovers
 from replicad.freeze.mounts import mounts_to_freeze
 from tests.support.frozen import (
@@ -24,6 +25,7 @@ from tests.support.frozen import (
     prepared,
     run,
 )
+from tests.support.stall import Observer
 
 pytestmark = [
     pytest.mark.root,
@@ -117,6 +119,24 @@ def test_the_watchdog_is_stopped_and_does_not_thaw(bench: Bench) -> None:
         with pytest.raises(LocalFault, match=r"RPL-6003.*does not answer"):
             freezer.thaw()
         goes_on(writer, 0.5)
+
+
+@pytest.mark.parametrize("end", ["thaw", "close"])
+def test_the_watchdog_is_stopped_right_before_the_deadline(bench: Bench, end: str) -> None:
+    """Waiting for it to answer belongs to the budget."""
+    device = bench.loop("d")
+    point = bench.mount(device)
+    with Observer(point) as observer, prepared(mounts_to_freeze([device]), 0.5) as freezer:
+        freezer.freeze()
+        time.sleep(0.4)
+        os.kill(freezer.watchdog_pid, signal.SIGSTOP)
+        if end == "thaw":
+            with pytest.raises(LocalFault, match=r"RPL-6003.*does not answer"):
+                freezer.thaw()
+        else:
+            freezer.close()
+        observer.goes_on(5.0)
+        assert 0.3 < observer.stalled < 0.5 + GRACE_SECONDS + 0.2
 
 
 def test_the_watchdog_is_stopped_before_the_freeze(bench: Bench) -> None:

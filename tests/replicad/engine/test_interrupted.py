@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import time
 import types
 from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
@@ -18,13 +19,16 @@ from typing import Any
 
 import pytest
 
-from protocol.errors import CHECKPOINT_SUPERSEDED, DISK_BUSY_UNMOUNTED, Fault
+from protocol.errors import CHECKPOINT_SUPERSEDED, DISK_BUSY_UNMOUNTED, FREEZE_TOO_LONG, Fault
 from protocol.wire.jobs import CheckpointOrder
+from replicad import forecast
 from replicad.convergence import Outlook
 from replicad.engine import checkpoint
+from replicad.engine import frozen as frozen_module
 from replicad.engine.checkpoint import Checkpointer, Taken
 from replicad.freeze.hooks import HookContext
 from replicad.freeze.mounts import FrozenMount
+from replicad.rates import Sent
 from tests.support.copying import GRANULE, Bench, Freezing, bench
 
 pytestmark = pytest.mark.timeout(280)
@@ -96,10 +100,19 @@ def run_case(case: Callable[[Bench], Coroutine[Any, Any, Any]], *, tracked: bool
     return asyncio.run(run())
 
 
-def checkpointer(made: Bench, transfer: Any, budget: float = 30.0) -> Checkpointer:
+def checkpointer(
+    made: Bench, transfer: Any, budget: float = 30.0, outlook: Outlook | None = None
+) -> Checkpointer:
     hooks, record = made.directory / "hooks", made.directory / "frozen.json"
     return Checkpointer(
-        made.disks, transfer, budget, hooks, CONTEXT, made.workers, record, Outlook(600.0)
+        made.disks,
+        transfer,
+        budget,
+        hooks,
+        CONTEXT,
+        made.workers,
+        record,
+        outlook or Outlook(600.0),
     )
 
 
@@ -158,6 +171,44 @@ def test_what_is_committed_is_the_frozen_instant(monkeypatch: pytest.MonkeyPatch
                     "still",
                     "thaw",
                 }
+
+    run_case(case)
+
+
+def test_a_silent_receiver_does_not_prolong_a_freeze_in_which_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than memory holds is sent while frozen; nobody waits longer than the freeze lasts."""
+
+    async def case(made: Bench) -> None:
+        await made.sync()
+        freezing = frozen_for(monkeypatch, made)
+        freeze = freezing.freeze
+        monkeypatch.setattr(frozen_module, "ARENA_LEAST", GRANULE)
+        monkeypatch.setattr(forecast, "MEMORY_BYTES", 2 * GRANULE)
+        outlook = Outlook(600.0)
+        outlook.sending.begin(0.0, Sent())
+        outlook.sending.end(1.0, Sent(10**9, 0, 10**9))
+
+        def late_freeze() -> None:
+            freeze()
+            for granule in range(100):
+                made.tracker.write(made.path, granule, b"late" * (GRANULE // 4))
+
+        monkeypatch.setattr(freezing, "freeze", late_freeze)
+        made.receiver.answer = lambda _, answers: [] if freezing.frozen else answers
+        begun = time.monotonic()
+        async with await made.transfer() as transfer:
+            with pytest.raises(Fault) as refused:
+                await checkpointer(made, transfer, 0.3, outlook)._attempt()
+            assert not freezing.frozen
+            assert time.monotonic() - begun < 5.0
+        assert refused.value.code == FREEZE_TOO_LONG.code
+        assert "could not be sent while frozen" in refused.value.sentence
+        made.receiver.answer = None
+        transfer.release()
+        await made.sync()
+        assert made.equal()
 
     run_case(case)
 
