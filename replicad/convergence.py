@@ -210,7 +210,9 @@ class Outlook:
 
     def _judge(self, disks: DiskSet | None, budget: float) -> Convergence:
         rates, allowed = self.rates(), self.allowed(budget)
-        known = disks is not None and bool(disks.disks) and all(d.map for d in disks.disks)
+        known = (
+            disks is not None and bool(disks.disks) and all(d.map is not None for d in disks.disks)
+        )
         seconds = self.forecast(disks) if disks is not None and known else None
         if disks is not None and known and not disks.tracked:
             state: ConvergenceState = "unknown"

@@ -183,7 +183,8 @@ def test_a_database_under_load(tmp_path: Path) -> None:
         mounted(device, tmp_path / "mnt", "ext4") as where,
         pair([device]) as both,
     ):
-        cluster = Cluster(root, version, "test", where / "data", port)
+        # The name is also that of a file in /var/run/postgresql.
+        cluster = Cluster(root, version, f"first{os.getpid()}", where / "data", port)
         cluster.create()
         # The hook as it is shipped; only where this test's clusters are said must be told it.
         both.hook(
@@ -204,7 +205,7 @@ def test_a_database_under_load(tmp_path: Path) -> None:
                 for line in both.source.log.read_text().splitlines()
                 if (event := json.loads(line))["event"] == "hook.ran" and event["said"]
             ]
-            assert f"{version}/test: CHECKPOINT done" in said[0], said
+            assert f"{version}/{cluster.name}: CHECKPOINT done" in said[0], said
             # It went on meanwhile: what follows is no copy of a server at rest.
             assert 0 < before < after
 
@@ -218,25 +219,24 @@ def test_a_database_under_load(tmp_path: Path) -> None:
                 both.checkpoint()
             assert refused.value.error["error"]["code"] == "RPL-6005"
             assert f"{outside} is not on this job's disks" in both.show()["error"]["message"]
-        come_up(
-            copy, Cluster(root, version, "copy", tmp_path / "mnt2/data", other_port), before, after
-        )
+        second = Cluster(root, version, f"second{os.getpid()}", tmp_path / "mnt2/data", other_port)
+        come_up(copy, cluster, second, before, after)
 
 
-def come_up(image: Path, copy: Cluster, before: int, after: int) -> None:
+def come_up(image: Path, first: Cluster, copy: Cluster, before: int, after: int) -> None:
     """Mount the copy elsewhere and start a second server on it."""
     device = run("losetup", "--find", "--show", image)
     try:
         with mounted(device, copy.data.parent):
             folder = copy.root / "etc" / copy.version / copy.name
-            shutil.copytree(folder.parent / "test", folder)
+            shutil.copytree(folder.parent / first.name, folder)
             postgres = pwd.getpwnam("postgres")
             for path in (folder, *folder.iterdir()):
                 os.chown(path, postgres.pw_uid, postgres.pw_gid)
             configuration = folder / "postgresql.conf"
             text = configuration.read_text().replace("/mnt/data", "/mnt2/data")
-            text = text.replace(f"/{copy.version}/test/", f"/{copy.version}/copy/")
-            text = text.replace(f"{copy.version}-test.pid", f"{copy.version}-copy.pid")
+            text = text.replace(f"/{copy.version}/{first.name}/", f"/{copy.version}/{copy.name}/")
+            text = text.replace(f"-{first.name}.pid", f"-{copy.name}.pid")
             configuration.write_text(f"{text}\nport = {copy.port}\n")
             (copy.data / "postmaster.pid").unlink(missing_ok=True)
             with copy.running():
