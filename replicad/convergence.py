@@ -33,6 +33,10 @@ HOPE_SECONDS = 10.0
 """A pass that would take longer than this is not made, or waited for, when what is written
 outruns the line: who asked for a checkpoint learns at once that it does not fit."""
 
+TRIAL = 5.0
+"""Before the first freeze of a job the forecast is a guess: the disk was read beside everything
+else that goes on. Then it must be so many times too long before none is tried at all."""
+
 DOUBT = 0.5
 """Of what is beyond the usual cost that is forgotten when it kept a freeze from being tried."""
 
@@ -72,6 +76,7 @@ class Outlook:
         self._state: ConvergenceState = "unknown"
         self._looked: float | None = None
         self._rest_until = 0.0
+        self._tried = False
         self.last = Convergence()
 
     # --- what is measured ---------------------------------------------------------------------
@@ -103,10 +108,15 @@ class Outlook:
             self.costs.hooks,
         )
 
+    def believed(self, seconds: float) -> float:
+        """A forecast as far as it may be a reason not to try."""
+        return seconds if self._tried else seconds / TRIAL
+
     def rest(self, frozen_seconds: float) -> None:
         """Filesystems stood still for so long: not again before as much time has passed. A
         receiver that wants one checkpoint after the other gets them, but never more than half
         of the server's time."""
+        self._tried = True
         self._rest_until = self._clock() + frozen_seconds
 
     @property
@@ -140,7 +150,7 @@ class Outlook:
 
     def fits(self, disks: DiskSet, budget: float) -> bool:
         """Whether a freeze may be tried now, when the job allows ``budget`` seconds."""
-        seconds = self.forecast_settled(disks)
+        seconds = self.believed(self.forecast_settled(disks))
         return not disks.suspect and forecast.fits(seconds, self.allowed(budget))
 
     @property

@@ -154,13 +154,13 @@ class SendMeter:
     def __init__(self) -> None:
         self._stretches: deque[tuple[float, Sent]] = deque()
         self._at: float | None = None
-        self._before = Sent()
+        self._before = self._sweep = Sent()
         self._limit = 0
         self._ratio = 1.0
 
     def begin(self, now: float, sent: Sent) -> None:
         """There is something to send, from ``now`` (monotonic seconds) on."""
-        self._at, self._before = now, sent
+        self._at, self._before, self._sweep = now, sent, sent
 
     def sample(self, now: float, sent: Sent) -> None:
         """It still goes on: called now and then, so that a long pass is not a blind one."""
@@ -174,17 +174,19 @@ class SendMeter:
             seconds, carried = now - self._at, sent.since(self._before)
             if seconds >= LEAST_SECONDS or carried.logical >= LEAST_BYTES:
                 self._take(seconds, carried)
+            # Only now is all that was sent answered, too.
+            whole = sent.since(self._sweep)
+            content = whole.logical - whole.zeros
+            if _tells(whole) and content >= LEAST_BYTES:
+                self._ratio = whole.wire / content
         self._at = None
 
     def _take(self, seconds: float, carried: Sent) -> None:
-        if carried.compared or carried.zeros > MOST_ZEROS * carried.logical:
+        if not _tells(carried):
             return
         self._stretches.append((seconds, carried))
         while sum(s for s, _ in self._stretches) - self._stretches[0][0] >= SEND_WINDOW_SECONDS:
             self._stretches.popleft()
-        content = sum(c.logical - c.zeros for _, c in self._stretches)
-        if content >= LEAST_BYTES:
-            self._ratio = sum(c.wire for _, c in self._stretches) / content
 
     def set_limit(self, limit: int) -> None:
         """The bandwidth limit (bytes per second on the wire, 0: none). What was measured under a
@@ -215,3 +217,8 @@ class SendMeter:
             return measured
         allowed = self._limit / self._ratio
         return allowed if measured is None else min(measured, allowed)
+
+
+def _tells(carried: Sent) -> bool:
+    """Whether it says something about content: no comparison, and not mostly zeros."""
+    return not carried.compared and carried.zeros <= MOST_ZEROS * carried.logical

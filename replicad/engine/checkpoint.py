@@ -271,7 +271,8 @@ class Checkpointer:
         if disks.tracked:
             await disks.drain()
             # The watchdog keeps to the budget; what surely does not fit need not be tried.
-            if not disks.suspect and outlook.forecast_settled(disks) > self._budget:
+            seconds = outlook.believed(outlook.forecast_settled(disks))
+            if not disks.suspect and seconds > self._budget:
                 raise outlook.too_long(disks, self._ordered)
             await self._run(frozen.enlarge)
         return outlook.forecast_settled(disks) + outlook.costs.hooks

@@ -174,6 +174,7 @@ class Frozen:
         if fits:
             runs = granules / forecast.RUN_GRANULES
             seconds = costs.reading * forecast.reading_seconds(dirty, runs, rates)
+            seconds = self.outlook.believed(seconds)
         else:
             seconds = dirty / rates.send if rates.send else float("inf")
         if self.mounted and seconds > self.freezer.remaining:

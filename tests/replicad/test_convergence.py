@@ -140,12 +140,21 @@ def test_hopeless_is_only_what_a_long_pass_cannot_mend(outlook: Outlook, clock: 
 
 def test_refusals_forget_what_made_them(outlook: Outlook) -> None:
     outlook.froze(frozen=8.0, reading=0.0, hooks=0.0, read_bytes=0, read_runs=0)
+    outlook.rest(8.0)
     disks = job(0)
     assert not outlook.fits(disks, 2.0)
     for _ in range(6):
         outlook.too_long(disks, 2.0)
     assert outlook.fits(disks, 2.0)
     assert outlook.forecast_settled(disks) >= FIXED_SECONDS
+
+
+def test_the_first_forecast_is_a_guess(outlook: Outlook) -> None:
+    """It was made of reading beside everything else; the watchdog keeps to the budget anyway."""
+    assert outlook.fits(job(600 * MB), 1.0)
+    assert not outlook.fits(job(6000 * MB), 1.0)
+    outlook.rest(0.1)
+    assert not outlook.fits(job(600 * MB), 1.0)
 
 
 def test_hooks_are_forecast_but_no_reason_to_refuse(outlook: Outlook) -> None:
