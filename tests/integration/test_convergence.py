@@ -79,7 +79,7 @@ def test_the_rates_are_true_and_the_state_follows_the_line(tmp_path: Path) -> No
             begun = written_bytes(device)
             at = both.status()["job"]["wire_bytes"]
             # The window of the rates: what they are made of then was written under this limit.
-            seconds = 8.0
+            seconds = 16.0
             with contextlib.suppress(AssertionError):
                 until(lambda: False, seconds)
             real = (written_bytes(device) - begun) / seconds

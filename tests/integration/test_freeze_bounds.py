@@ -106,7 +106,7 @@ THINGS = (
 
 def test_whatever_happens_while_frozen(tmp_path: Path) -> None:
     """The job allows a minute; it is this server's own limit that holds."""
-    longest = 0.6
+    longest = 1.0
     with (
         loop_device(tmp_path / "disk.img", 160 * MIB) as device,
         mounted(device, tmp_path / "mnt", "ext4") as where,
@@ -138,11 +138,11 @@ def test_whatever_happens_while_frozen(tmp_path: Path) -> None:
             assert "SIGKILL" in what or first[0] > longest / 2, what
         said = both.show()["convergence"]
         assert said["freeze_allowed_seconds"] == longest
-        assert "this server allows 600ms" in said["sentence"]
+        assert "this server allows 1s" in said["sentence"]
         assert both.checkpoint()["frozen_seconds"] < longest
         lines = both.source.log.read_text().splitlines()
         capped = [json.loads(each) for each in lines if "freeze.capped" in each]
-        assert all("600ms" in each["because"] for each in capped)
+        assert all("allows 1s" in each["because"] for each in capped)
         assert len(capped) > len(THINGS)
 
         with busy_writer(where, "20M"):

@@ -12,6 +12,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,19 +169,24 @@ def pgbench(cluster: Cluster) -> Iterator[None]:
         load.wait()
 
 
-def test_a_database_under_load(tmp_path: Path) -> None:
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that the server's user can reach; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="replicad-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def test_a_database_under_load(place: Path) -> None:
     version = max((p.name for p in Path("/usr/lib/postgresql").iterdir()), key=int)
-    tmp_path.chmod(0o755)
-    for parent in list(tmp_path.parents)[:2]:
-        parent.chmod(0o755)
-    root = tmp_path / "pg"
+    root = place / "pg"
     root.mkdir()
     shutil.chown(root, "postgres", "postgres")
-    image, copy = tmp_path / "disk.img", tmp_path / "copy.img"
+    image, copy = place / "disk.img", place / "copy.img"
     port, other_port = free_ports(2)
     with (
         loop_device(image, 400 * MIB) as device,
-        mounted(device, tmp_path / "mnt", "ext4") as where,
+        mounted(device, place / "mnt", "ext4") as where,
         pair([device]) as both,
     ):
         # The name is also that of a file in /var/run/postgresql.
@@ -210,7 +216,7 @@ def test_a_database_under_load(tmp_path: Path) -> None:
             assert 0 < before < after
 
             # A part of the cluster on another disk: refused, by name.
-            outside = tmp_path / "outside"
+            outside = place / "outside"
             outside.mkdir()
             shutil.chown(outside, "postgres", "postgres")
             cluster.sql(f"CREATE TABLESPACE elsewhere LOCATION '{outside}'")
@@ -219,7 +225,7 @@ def test_a_database_under_load(tmp_path: Path) -> None:
                 both.checkpoint()
             assert refused.value.error["error"]["code"] == "RPL-6005"
             assert f"{outside} is not on this job's disks" in both.show()["error"]["message"]
-        second = Cluster(root, version, f"second{os.getpid()}", tmp_path / "mnt2/data", other_port)
+        second = Cluster(root, version, f"second{os.getpid()}", place / "mnt2/data", other_port)
         come_up(copy, cluster, second, before, after)
 
 
