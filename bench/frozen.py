@@ -52,10 +52,10 @@ def forecasts(both: Pair) -> list[float]:
 
 def measure(rounds: int, tree: Path | None) -> dict[str, Any]:
     """Take so many checkpoints with the daemons of a tree."""
-    directory = Path(tempfile.mkdtemp(prefix="bench-frozen-"))
     with (
-        loop_device(directory / "disk.img", 640 * MIB) as device,
-        mounted(device, directory / "mnt", "ext4") as where,
+        tempfile.TemporaryDirectory(prefix="bench-frozen-") as directory,
+        loop_device(Path(directory, "disk.img"), 640 * MIB) as device,
+        mounted(device, Path(directory, "mnt"), "ext4") as where,
         pair([device], start=False) as both,
         Observer(where) as observer,
     ):
