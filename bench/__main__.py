@@ -1,4 +1,7 @@
-"""``./run bench [--quick] [--json] [NAME ...]``: all questions, or those named."""
+"""``./run bench [--quick] [--json] [NAME ...]``: all questions, or those named.
+
+``./run bench kills`` and ``./run bench wire`` are campaigns, with words of their own: ``--help``.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,20 @@ import sys
 from bench.compare import Options
 
 QUESTIONS = ("full_pass",)
+CAMPAIGNS = ("kills", "wire")
+"""They compare nothing: they look for what breaks, and say how long it took to mend itself."""
 
 
 def main(arguments: list[str]) -> int:
     """Run and print; 2 for an unknown question."""
+    if arguments and arguments[0] in CAMPAIGNS:
+        code: int = importlib.import_module(f"bench.{arguments[0]}").main(arguments[1:])
+        return code
     options = Options(quick="--quick" in arguments)
     names = [argument for argument in arguments if not argument.startswith("-")] or QUESTIONS
     if unknown := [name for name in names if name not in QUESTIONS]:
-        print(f"no such question: {', '.join(unknown)} (there are: {', '.join(QUESTIONS)})")
+        known = ", ".join((*QUESTIONS, *CAMPAIGNS))
+        print(f"no such question: {', '.join(unknown)} (there are: {known})")
         return 2
     contests = [importlib.import_module(f"bench.{name}").run(options) for name in names]
     if "--json" in arguments:

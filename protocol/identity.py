@@ -19,13 +19,15 @@ either the old identity or the new one and never a key with another's certificat
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import hmac
 import os
 import re
 import ssl
-import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from cryptography import x509
@@ -106,21 +108,35 @@ def signature_hash(key: object) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Put ``content`` at ``path`` whole or not at all, durably (temp, fsync, rename, fsync).
 
-    The file never exists with a wider mode than ``mode``.
+    The file never exists with a wider mode than ``mode``. The temporary one always has the same
+    name, so that what a kill leaves, which may be half a private key, is used up by the next.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    temporary = path.with_name(f".{path.name}.new")
+    with _open_alone(temporary) as file:
+        try:
             os.fchmod(file.fileno(), mode)
+            file.truncate()
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        crash.here("file.unnamed")
-        Path(temporary).rename(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+            crash.here("file.unnamed")
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     sync_directory(path.parent)
+
+
+def _open_alone(path: Path) -> BinaryIO:
+    """The file, new or left over, which nobody else writes until it is closed."""
+    while True:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.fdopen(os.open(path, flags, 0o600), "wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        file.close()  # whom we waited for has given it its name
 
 
 def sync_directory(path: Path) -> None:

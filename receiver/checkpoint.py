@@ -26,7 +26,7 @@ from receiver.jobs.schedule import next_sync
 from receiver.session import Session
 from receiver.sessions import Sessions
 from receiver.shelf import Shelf
-from receiver.snapshot import Preserved, drop, epochs_to_drop, preserve
+from receiver.snapshot import Preserved, drop, epochs_to_drop, let_go_sentence, preserve
 from receiver.verification import mended
 
 _log = log.get("checkpoint")
@@ -199,7 +199,7 @@ async def _let_go(shelf: Shelf, storage: Path, job: JobRow) -> None:
         rows = await shelf.do(lambda catalog: catalog.checkpoints.of_job(job.id))
         preserved = [row.epoch for row in rows if row.snapshot is not None]
         for epoch in epochs_to_drop(preserved, job.spec.keep):
-            sentence = f"let go: {job.spec.keep} are kept"
+            sentence = let_go_sentence(job.spec.keep)
             # The catalog first: what it names must be whole. What is left then is swept.
             await shelf.do(partial(_dropped, job.id, epoch, sentence))
             crash.here("snapshot.struck")

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 from protocol.local.config import read
 from protocol.local.sections import Log, Runtime, Section
 from protocol.local.values import Address, Directory, Listen, OptionalListen, between, read_size
+from protocol.wire.limits import HEARTBEAT, HEARTBEAT_MAX
 
 DEFAULT_PATH: Final = Path("/etc/receiver/receiver.toml")
 
@@ -40,12 +41,15 @@ class Limits(Section, frozen=True):
 
     ``connections`` counts open sockets of both ports, ``handshakes`` those of one port that
     have not proved who they are, ``memory`` the bytes of pooled extent buffers: a data
-    connection needs about 1 MiB of it and is refused when there is none.
+    connection needs about 1 MiB of it and is refused when there is none. ``heartbeat`` is in
+    seconds: each side says something so often, and who hears nothing three times as long gives
+    the connection up.
     """
 
     connections: Annotated[int, between(1, 65_536)] = 1024
     handshakes: Annotated[int, between(1, 4096)] = 32
     memory: Annotated[int, between(16 << 20, 1 << 40, read_size)] = 256 << 20
+    heartbeat: Annotated[int, between(1, int(HEARTBEAT_MAX))] = int(HEARTBEAT)
 
 
 class Config(Section, frozen=True):

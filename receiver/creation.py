@@ -128,7 +128,8 @@ def sweep_storage(catalog: Catalog, storage: Path) -> list[str]:
     """At start: remove what a crash left half made, which no row of the catalog names.
 
     Intermediate disks only when they hold not one byte; snapshots because what the catalog
-    does not name was never committed. Everything else is left for a person to judge.
+    does not name was never committed, or has been let go. Everything else is left for a person
+    to judge.
 
     Returns:
         What was removed.
@@ -138,9 +139,19 @@ def sweep_storage(catalog: Catalog, storage: Path) -> list[str]:
         names[disk.job].append(Path(disk.intermediate).name)
     removed = files.sweep_orphans(storage, names)
     for job in names:
-        committed = [each.epoch for each in catalog.checkpoints.of_job(job)]
-        removed += [f"{job}/{name}" for name in snapshot.sweep(storage, job, committed)]
+        _let_go(catalog, job)
+        # A checkpoint whose snapshot was let go is still in the catalog; its files shall not be.
+        kept = [each.epoch for each in catalog.checkpoints.of_job(job) if each.snapshot]
+        removed += [f"{job}/{name}" for name in snapshot.sweep(storage, job, kept)]
     return removed
+
+
+def _let_go(catalog: Catalog, job: str) -> None:
+    """What a kill between a commit and its end kept beyond ``keep``."""
+    keep = catalog.jobs.get(job).spec.keep
+    kept = [each.epoch for each in catalog.checkpoints.of_job(job) if each.snapshot]
+    for epoch in snapshot.epochs_to_drop(kept, keep):
+        catalog.checkpoints.dropped(job, epoch, snapshot.let_go_sentence(keep))
 
 
 def scheduled_checkpoint(job: JobRow, now: float) -> CheckpointOrder | None:

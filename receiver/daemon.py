@@ -18,7 +18,6 @@ from protocol.local.notify import Notifier, keep_alive, watchdog_interval
 from protocol.local.runtime import RuntimeHold, make_safe
 from protocol.local.stopping import stop_event
 from protocol.wire.jobs import JobOrder
-from protocol.wire.limits import HEARTBEAT
 from receiver.authority import Authority
 from receiver.control import Control
 from receiver.conversation import Conversations
@@ -49,8 +48,11 @@ class Daemon:
         storage = config.storage.directory
         self._config = config
         self.manager = Manager(shelf, storage, self)
-        self.conversations = Conversations(self.manager, authority, HEARTBEAT)
-        self.sessions = Sessions(shelf, storage, config.limits.memory, self.conversations.failed)
+        limits = config.limits
+        self.conversations = Conversations(self.manager, authority, limits.heartbeat)
+        self.sessions = Sessions(
+            shelf, storage, limits.memory, self.conversations.failed, limits.heartbeat
+        )
         self.manager.sessions = self.sessions
         self.control = Control(self.manager, self.conversations, authority)
         self.data = DataPort(self.sessions)

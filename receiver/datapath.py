@@ -9,7 +9,8 @@ No pump ever waits for memory: a connection brings its receive buffer with it (w
 one is not admitted), and the second buffer, for the opened frame, belongs to the worker thread.
 So a thousand connections that stop in the middle of a frame cannot stop another one.
 
-Answers (acks, diffs, pongs) are small and always sent by the loop.
+Answers (acks, diffs, pongs) are small and always sent by the loop. So is the sign of life in every
+heartbeat, whatever a worker or a disk is doing (:mod:`protocol.wire.alive`).
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from protocol.errors import CONNECTION_LOST, INTERNAL, Fault
+from protocol.errors import CONNECTION_LOST, INTERNAL, Fault, PeerFault
 from protocol.link.buffers import Buffer
 from protocol.local import crash, log
+from protocol.wire.alive import Alive
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.data import FrameReader
 from protocol.wire.frames import (
@@ -39,7 +41,7 @@ from protocol.wire.frames import (
     block_count,
     encode_meta,
 )
-from protocol.wire.limits import BUFFER, LENGTH, REPLY_FRAME_MAX, TAG
+from protocol.wire.limits import BUFFER, HEARTBEAT, LENGTH, REPLY_FRAME_MAX, TAG
 from receiver.applying import Applier, Target
 from receiver.decoder import Decoder
 
@@ -92,6 +94,7 @@ class DataConnection:
     Args:
         sock: non-blocking; ours from now on.
         buffer: of BUFFER bytes, the caller's again after :meth:`close`.
+        heartbeat: seconds between two signs of life.
 
     Attributes:
         written: number of the last frame that was carried out (not yet synced), -1 at first.
@@ -108,6 +111,7 @@ class DataConnection:
         session: Keeper,
         buffer: Buffer,
         executor: Executor,
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         self.index = index
         self.buffer = buffer
@@ -131,6 +135,10 @@ class DataConnection:
         self._reply = memoryview(bytearray(REPLY_FRAME_MAX + LENGTH + TAG))
         self._closing = False
         self._pumping: asyncio.Future[None] | None = None
+        self._heartbeat = heartbeat
+        self._spoken = self._loop.time()
+        self._alive = Alive(heartbeat, self._spoken)
+        self._beating: asyncio.TimerHandle | None = None
 
     # --- the loop's side ------------------------------------------------------------------
 
@@ -139,17 +147,36 @@ class DataConnection:
         self.send(Ready())
         if not self._closing:
             self._watch()
+            self._beating = self._loop.call_later(self._heartbeat / 2, self._beat)
 
     def send(self, frame: Frame, payload: bytes = b"") -> None:
         """Send an answer; never blocks. On the loop's thread only."""
         if self._closing:
             return
+        self._spoken = self._loop.time()
         sealed = self._sealer.seal(payload + encode_meta(frame), self._reply)
         self._replies += self._reply[: sealed.size]
         if len(self._replies) > REPLIES_MAX:
             self._end(CONNECTION_LOST.peer(peer="the source", detail="it reads no answers"))
             return
         self._flush()
+
+    def _beat(self) -> None:
+        """Say that we are here, if nothing was said lately; end it if nothing is heard."""
+        if self._closing:
+            return
+        now = self._loop.time()
+        if self._pumping is not None:
+            self._alive.busy(now)
+        else:
+            try:
+                self._alive.check(self.wire_bytes, self._reader.at_boundary, now)
+            except PeerFault as fault:
+                self._end(fault)
+                return
+        if now - self._spoken >= self._heartbeat / 2:
+            self.send(Pong(0))
+        self._beating = self._loop.call_later(self._heartbeat / 2, self._beat)
 
     def _flush(self) -> None:
         if self._closing:
@@ -200,6 +227,8 @@ class DataConnection:
         """Stop receiving. When this returns no write of this connection is under way, and
         descriptor and buffer are free. May be called by several, and again."""
         self._closing = True
+        if self._beating is not None:
+            self._beating.cancel()
         fd = self._sock.fileno()
         if fd >= 0:
             # While the number is still ours: a closed one may be another's already.

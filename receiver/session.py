@@ -32,7 +32,7 @@ from protocol.errors import (
 from protocol.local import crash, log
 from protocol.wire.data import Connections, DataHello
 from protocol.wire.frames import Ack
-from protocol.wire.limits import CONNECTIONS_MAX
+from protocol.wire.limits import CONNECTIONS_MAX, HEARTBEAT
 from receiver.datapath import DataConnection
 from receiver.evidence import Left
 
@@ -65,6 +65,7 @@ class Session:
         pool: receive buffers, one for each connection; without one none is admitted.
         on_failed: called once with the fault of a disk; the session takes no more after it.
         connections_max: open at one time.
+        heartbeat: seconds between two signs of life on each connection.
 
     Attributes:
         closed: set when nothing of it is left.
@@ -83,6 +84,7 @@ class Session:
         syncers: Executor,
         on_failed: Callable[[Session, Fault], None],
         connections_max: int = CONNECTIONS_MAX,
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         self.id = keys.session.hex()
         self.job = job
@@ -95,6 +97,7 @@ class Session:
         self._memory = memory
         self._durable: dict[int, int] = {}
         self._pool = pool
+        self._heartbeat = heartbeat
         self._workers = workers
         self._syncers = syncers
         self._on_failed = on_failed
@@ -136,7 +139,7 @@ class Session:
         try:
             self._book.admit(hello)
             connection = DataConnection(
-                sock, self.keys, hello.connection, self, buffer, self._workers
+                sock, self.keys, hello.connection, self, buffer, self._workers, self._heartbeat
             )
         except BaseException:
             self._pool.give_back(buffer)

@@ -20,7 +20,7 @@ from protocol.errors import TOO_MANY, Fault
 from protocol.link.buffers import BufferPool
 from protocol.local import crash, log
 from protocol.wire.crypto import SessionKeys
-from protocol.wire.limits import BUFFER, SECRET
+from protocol.wire.limits import BUFFER, HEARTBEAT, SECRET
 from protocol.wire.messages import OpenSession, SessionOpened
 from receiver.opening import job_to_run, open_disks
 from receiver.session import Session
@@ -48,6 +48,7 @@ class Sessions:
         memory: bytes of pooled buffers: one for each worker thread, the rest for connections,
             one for each.
         on_failed: called with a session whose disk failed.
+        heartbeat: seconds between two signs of life on each data connection.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Sessions:
         storage: Path,
         memory: int,
         on_failed: Callable[[Session, Fault], None],
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         cores = os.cpu_count() or 2
         workers = max(2, min(16, 2 * cores))
         self._shelf = shelf
         self._storage = storage
         self._on_failed = on_failed
+        self._heartbeat = heartbeat
         self._connections = connections_for(cores)
         self._pool = BufferPool(max(4, memory // BUFFER - workers), BUFFER)
         self._workers: Executor = ThreadPoolExecutor(workers, "datapath")
@@ -148,6 +151,7 @@ class Sessions:
                 self._syncers,
                 self._on_failed,
                 connections_max=SPARE_CONNECTIONS + connections,
+                heartbeat=self._heartbeat,
             )
             self._by_id[session.id] = self._by_job[job.id] = session
             _log.info("session.opened", job=job.id, source=source, disks=len(opening.disks))

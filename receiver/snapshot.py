@@ -129,6 +129,11 @@ def epochs_to_drop(preserved: Collection[int], keep: int, held: Collection[int] 
     return [epoch for epoch in free if epoch not in kept]
 
 
+def let_go_sentence(keep: int) -> str:
+    """What the catalog says of a checkpoint whose snapshot is kept no more."""
+    return f"let go: {keep} are kept"
+
+
 def drop(storage: Path, job: str, epoch: int) -> None:
     """Remove a snapshot; one that is not there is none.
 

@@ -3,6 +3,10 @@
 Read (or take what was read while frozen), digest, compress, seal, send: the worker that holds
 the buffer does everything with it, the interpreter's lock is released in each of these steps,
 and nothing of extent size is allocated. The loop hears the answers.
+
+Frames are numbered when they are sealed and must leave in that order, so sealing and sending are
+one thing, under one lock. The loop takes it when nobody has it, to say that we are still here:
+the thread may be waiting for work, for room in the window, or for a disk that is dying.
 """
 
 from __future__ import annotations
@@ -16,11 +20,11 @@ import xxhash
 
 from protocol.errors import INTERNAL, Fault
 from protocol.link.buffers import Buffer
-from protocol.link.data import send_all
+from protocol.link.data import send_all, writable
 from protocol.local import crash, log
 from protocol.wire.crypto import Direction, SessionKeys
-from protocol.wire.frames import Ack, Diff, Digests, Fence, Segment, encode_meta
-from protocol.wire.limits import BUFFER, DIGEST_SIZE, PAYLOAD_MAX
+from protocol.wire.frames import Ack, Diff, Digests, Fence, Ping, Segment, encode_meta
+from protocol.wire.limits import BUFFER, DIGEST_SIZE, LENGTH, PAYLOAD_MAX, TAG
 from protocol.wire.window import SendWindow
 from replicad.comparison import COARSE, FINE, block_count
 from replicad.dirtymap import Batch
@@ -70,6 +74,8 @@ class Sender(threading.Thread):
         self._window: SendWindow[Batch] = SendWindow(bytes_max=1 << 62, frames_max=1 << 30)
         self._window_lock = threading.Lock()
         self._stopping = threading.Event()
+        self._speaking = threading.Lock()
+        self._said = -1
         self._fenced = True
 
     # --- the loop's side --------------------------------------------------------------------
@@ -97,6 +103,20 @@ class Sender(threading.Thread):
         with self._window_lock:
             return self._window.differs(diff)
 
+    def beat(self) -> None:
+        """Say that we are here, if nothing was said since the last time. Never waits: who is
+        speaking now, or cannot for want of room, needs no more to be heard, or will not be."""
+        if not self._speaking.acquire(blocking=False):
+            return
+        try:
+            if self._said != self.wire_bytes or self._stopping.is_set():
+                self._said = self.wire_bytes
+            elif writable(self._sock):
+                self._plain_frame(encode_meta(Ping(0)))
+                self._said = self.wire_bytes
+        finally:
+            self._speaking.release()
+
     # --- the thread -------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -121,7 +141,7 @@ class Sender(threading.Thread):
             while True:
                 work = self._feed.next(wait=self._fenced)
                 if work is None:
-                    self._fence(plain.view, sealed.view)
+                    self._fence()
                 elif work.stage == "data":
                     self._data(work, plain.view, sealed.view)
                 else:
@@ -175,28 +195,33 @@ class Sender(threading.Thread):
     def _send(
         self, work: Work, size: int, plaintext: memoryview, into: memoryview, blocks: int
     ) -> None:
-        frame = self._sealer.seal(plaintext, into)
-        crash.here("sender.sealed")
-        self._wait(self._pacer.spend(frame.size, time.monotonic()))
-        # Known before it is sent: its answer must find it.
-        with self._window_lock:
-            self._window.sent(frame.sequence, 0, work.batch, blocks)
-        self._inflight.add(self.index, frame.sequence, work.batch, size, size, time.monotonic())
-        crash.here("sender.in_flight")
-        self._fenced = False
-        self._put(into[: frame.size])
+        self._wait(self._pacer.spend(LENGTH + len(plaintext) + TAG, time.monotonic()))
+        with self._speaking:
+            frame = self._sealer.seal(plaintext, into)
+            crash.here("sender.sealed")
+            # Known before it is sent: its answer must find it.
+            with self._window_lock:
+                self._window.sent(frame.sequence, 0, work.batch, blocks)
+            self._inflight.add(self.index, frame.sequence, work.batch, size, size, time.monotonic())
+            crash.here("sender.in_flight")
+            self._fenced = False
+            self._put(into[: frame.size])
         crash.here("sender.put")
 
-    def _fence(self, plain: memoryview, sealed: memoryview) -> None:
+    def _fence(self) -> None:
         """Nothing to send now: have what was sent made durable without waiting for a group."""
-        meta = encode_meta(Fence())
-        plain[: len(meta)] = meta
-        frame = self._sealer.seal(plain[: len(meta)], sealed)
+        with self._speaking:
+            self._plain_frame(encode_meta(Fence()))
+            self._fenced = True
+        crash.here("sender.fenced")
+
+    def _plain_frame(self, meta: bytes) -> None:
+        """Send a frame without content; the caller may speak."""
+        sealed = memoryview(bytearray(LENGTH + len(meta) + TAG))
+        frame = self._sealer.seal(meta, sealed)
         with self._window_lock:
             self._window.sent(frame.sequence)
-        self._put(sealed[: frame.size])
-        crash.here("sender.fenced")
-        self._fenced = True
+        self._put(sealed)
 
     def _put(self, frame: memoryview) -> None:
         send_all(self._sock, frame, self._stopping.is_set)

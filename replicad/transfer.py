@@ -4,6 +4,9 @@ What comes back is carried into the dirty maps here and nowhere else: an ack mak
 clean, a diff says which of its granules are dirty. When anything breaks the whole transfer
 ends; what was in flight stays in flight in the maps until a new session has fenced this one's
 writers off (promise 3), and is then reported lost with :meth:`Transfer.release`.
+
+Both ends of a data connection say something in every heartbeat (:mod:`protocol.wire.alive`).
+Neither waits for a disk to do so: slow is not dead.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from typing import Self
 from protocol.errors import CONNECTION_LOST, INTERNAL, PROTOCOL, Fault
 from protocol.link import data as link
 from protocol.local import crash, log
+from protocol.wire.alive import Alive
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.frames import Ack, Diff, Pong
-from protocol.wire.limits import HANDSHAKE_TIMEOUT
+from protocol.wire.limits import HANDSHAKE_TIMEOUT, HEARTBEAT
 from protocol.wire.messages import SessionOpened
 from replicad.comparison import COARSE, FINE, differing, differing_granules
 from replicad.feed import Feed, Refill, Work
@@ -45,6 +49,7 @@ class Transfer:
 
     Args:
         meter: learns how fast is sent.
+        heartbeat: seconds between two signs of life on each connection.
 
     Attributes:
         acked_bytes: logical bytes that were durably acknowledged in this transfer.
@@ -58,8 +63,12 @@ class Transfer:
         pacer: Pacer,
         compress: str,
         meter: SendMeter | None = None,
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._heartbeat = heartbeat
+        self._beating: asyncio.TimerHandle | None = None
+        self._alive: list[Alive] = []
         self._host = host
         self._opened = opened
         self._keys = SessionKeys(opened.secret, bytes.fromhex(opened.session))
@@ -85,7 +94,26 @@ class Transfer:
         except BaseException:
             await self.__aexit__()
             raise
+        now = self._loop.time()
+        self._alive = [Alive(self._heartbeat, now) for _ in self._readers]
+        self._beat_later()
         return self
+
+    def _beat_later(self) -> None:
+        self._beating = self._loop.call_later(self._heartbeat / 2, self._beat)
+
+    def _beat(self) -> None:
+        """Say on every connection that we are here; give up when one hears nothing."""
+        now = self._loop.time()
+        try:
+            for sender in self._senders.values():
+                sender.beat()
+            for reader, alive in zip(self._readers, self._alive, strict=True):
+                alive.check(reader.count, reader.at_boundary, now)
+        except Fault as fault:
+            self.fail(fault)
+        else:
+            self._beat_later()
 
     async def _connect(self, index: int) -> None:
         sock = await link.dial(self._host, self._opened.data_port, self._keys, index)
@@ -117,6 +145,8 @@ class Transfer:
 
     async def __aexit__(self, *_: object) -> None:
         self._ended = True
+        if self._beating is not None:
+            self._beating.cancel()
         for work in self._feed.stop():
             work.lost()
         self._inflight.stop()

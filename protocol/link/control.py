@@ -97,6 +97,11 @@ class ControlLink:
         peer = self._writer.get_extra_info("peername")
         return f"{peer[0]}:{peer[1]}" if peer else "unknown"
 
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between signs of life, as the receiver wishes it."""
+        return self.core.heartbeat
+
     def abort(self) -> None:
         """Close without waiting: what was sent still goes out, for a moment; who pulls
         :meth:`messages` looks at ``closed`` and believes nothing more."""
@@ -226,7 +231,11 @@ class ControlLink:
         try:
             return await self._reader.read(READ_SIZE)
         except ssl.SSLError as error:
-            raise CERTIFICATE_REFUSED.peer(detail=error.reason or str(error)) from error
+            detail = error.reason or str(error)
+            if self.greeted is not None:
+                # Who has greeted has seen our certificate: what came was changed on its way.
+                raise CONNECTION_LOST.peer(peer="the peer", detail=detail) from error
+            raise CERTIFICATE_REFUSED.peer(detail=detail) from error
         except OSError as error:
             raise CONNECTION_LOST.peer(
                 peer="the peer", detail=error.strerror or str(error)

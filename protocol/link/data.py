@@ -93,12 +93,22 @@ def send_all(sock: socket.socket, view: memoryview, stopped: Callable[[], bool])
             ) from error
 
 
+def writable(sock: socket.socket) -> bool:
+    """Whether a small frame goes out at once: the kernel says so only when there is much room."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    return any(events & select.POLLOUT for _, events in poll.poll(0))
+
+
 class AnswerReader:
     """The source's reading end of a data connection, driven by the loop.
 
     Calls ``on_frame(frame, payload)`` for every answer and ``on_end(fault)`` once when nothing
     more will come. The first frame, and no other, is a
     :class:`~protocol.wire.frames.Ready`; anything else is the end.
+
+    Attributes:
+        count: bytes that came.
     """
 
     def __init__(
@@ -120,8 +130,14 @@ class AnswerReader:
         self._loop = asyncio.get_running_loop()
         self._open = True
         self._greeted = False
+        self.count = 0
         self.ready = self._loop.create_future()
         self._loop.add_reader(sock.fileno(), self._readable)
+
+    @property
+    def at_boundary(self) -> bool:
+        """No answer has begun."""
+        return self._reader.at_boundary
 
     def close(self) -> None:
         """Stop reading; the socket stays open for its owner to close."""
@@ -149,6 +165,7 @@ class AnswerReader:
             count = self._sock.recv_into(self._reader.want())
             if count == 0:
                 raise CONNECTION_LOST.peer(peer="the receiver", detail="it closed the connection")
+            self.count += count
             if not self._reader.received(count):
                 continue
             length = self._opener.open(self._reader.take(), self._plain)

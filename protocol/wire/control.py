@@ -99,6 +99,11 @@ class ControlConnection:
         """Nothing more will be said on this connection."""
         return self.phase is Phase.CLOSED
 
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between heartbeats, as agreed."""
+        return self._interval
+
     # --- out -----------------------------------------------------------------------------
 
     def send(self, message: ControlMessage) -> bytes:

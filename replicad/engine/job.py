@@ -244,6 +244,7 @@ class JobEngine:
                 self.pacer,
                 self.order.compress,
                 self.standing.outlook.sending,
+                link.heartbeat,
             ) as transfer:
                 self._transfer = transfer
                 self.standing.speed.restart()

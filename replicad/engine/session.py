@@ -25,6 +25,7 @@ from protocol.errors import (
     SOURCE_DISK_MOVED,
     TAMPERED,
     TARGET_TOUCHED,
+    TOO_LONG,
     TOO_MANY,
     UNKNOWN_JOB,
     UNREACHABLE,
@@ -78,6 +79,8 @@ TRANSIENT = frozenset(
         TAMPERED,
         # The next session compares.
         TARGET_TOUCHED,
+        # A length that was changed on its way.
+        TOO_LONG,
         TOO_MANY,
         UNREACHABLE,
     )

@@ -25,9 +25,9 @@ from protocol.identity import RECEIVER_NAME, fetching_context, load_identity
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.data import HELLO_SIZE, DataHello
 from protocol.wire.limits import HANDSHAKE_TIMEOUT
+from tests.support.line import RECEIVER, Change, Line
 from tests.support.pair import pair, until
 from tests.support.serving import Serving, begin, logged, written_disk
-from tests.support.tap import RECEIVER, Change, Wire
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -38,7 +38,7 @@ STRANGERS = 6
 class Tapped(Serving):
     """A serving pair with a wire in between."""
 
-    data: Wire
+    data: Line
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tapped]:
     ):
         with both.receiver.config.open("a") as config:
             config.write(f"[limits]\nhandshakes = {STRANGERS}\n")
-        control, data = Wire(both.control, framed=False), Wire(both.data, framed=True)
+        control, data = Line(RECEIVER, both.control), Line(RECEIVER, both.data, framed=True)
         wires.callback(control.close)
         wires.callback(data.close)
         both.start()

@@ -9,23 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.line import RECEIVER, Line
 from tests.support.load import written_bytes
 from tests.support.loops import MIB, loop_device, mounted
 from tests.support.pair import Pair, busy_writer, pair, same_content, until
-from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
 SIZE = 192 * MIB
-HOST = "127.0.0.2"
 IN_FLIGHT = 64 * MIB
 """Bytes that one cut may cost: the window of a session."""
 
 
 @contextlib.contextmanager
-def lines(both: Pair) -> Iterator[tuple[Proxy, Proxy]]:
+def lines(both: Pair) -> Iterator[tuple[Line, Line]]:
     """Both ports of a pair through proxies: control, data."""
-    with Proxy(HOST, both.control, 3) as control, Proxy(HOST, both.data, 4) as data:
+    with Line(RECEIVER, both.control, 3) as control, Line(RECEIVER, both.data, 4) as data:
         yield control, data
 
 
@@ -34,7 +33,7 @@ def test_cut_again_and_again_in_full_and_delta_passes(tmp_path: Path) -> None:
     with (
         loop_device(image, SIZE) as device,
         mounted(device, tmp_path / "mnt", "ext4") as where,
-        pair([device], start=False, receiver_host=HOST) as both,
+        pair([device], start=False, receiver_host=RECEIVER) as both,
         lines(both) as (control, data),
     ):
         (where / "ballast").write_bytes(os.urandom(64 * MIB))

@@ -19,7 +19,8 @@ import pytest
 
 from protocol.identity import RECEIVER_NAME, load_identity
 from protocol.wire.data import HELLO_SIZE
-from tests.integration.test_cuts import HOST, lines
+from tests.integration.test_cuts import lines
+from tests.support.line import RECEIVER
 from tests.support.loops import MIB, loop_device, mounted
 from tests.support.pair import Pair, pair, same_content, until
 
@@ -50,7 +51,7 @@ def resident(pid: int) -> int:
 
 
 def dial(port: int) -> socket.socket:
-    sock = socket.create_connection((HOST, port), 10)
+    sock = socket.create_connection((RECEIVER, port), 10)
     sock.settimeout(20)
     return sock
 
@@ -115,7 +116,7 @@ def test_strangers_do_not_disturb_a_sync(tmp_path: Path) -> None:
     with (
         loop_device(image, SIZE) as device,
         mounted(device, tmp_path / "mnt", "ext4") as where,
-        pair([device], start=False, receiver_host=HOST) as both,
+        pair([device], start=False, receiver_host=RECEIVER) as both,
         lines(both) as (_, data),
         contextlib.ExitStack() as open_sockets,
     ):

@@ -84,8 +84,8 @@ ENGINE = (
         "no-drain-while-frozen",
         5,
         "replicad/engine/instant.py",
-        "frozen.disks.drain_frozen)\n    crash",
-        "lambda: None)\n    crash",
+        'frozen.disks.drain_frozen)\n    crash.here("checkpoint.drained")',
+        'lambda: None)\n    crash.here("checkpoint.drained")',
         "tests/replicad/engine/test_in_order.py::test_what_is_read_was_frozen",
     ),
     one(
@@ -128,9 +128,9 @@ ENGINE = (
     one(
         "an-order-may-name-any-disk",
         8,
-        "replicad/finding.py",
-        "if path not in here and (path not in allowed if allowed else Path(path).exists()):",
-        "if False:",
+        "replicad/engine/disks.py",
+        "            if path not in offered and (allowed or Path(path).exists()):\n",
+        "            if False:\n",
         "tests/replicad/engine/test_disks.py",
     ),
 )

@@ -128,7 +128,7 @@ class SimSender(Sender):
 
     def ask(self) -> None:
         """Ask for a sync at once."""
-        self._fence(_PLAIN, _SEALED)
+        self._fence()
 
 
 class WatchedConnection(DataConnection):

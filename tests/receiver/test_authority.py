@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,25 @@ def test_a_failed_replacement_leaves_the_old_file(
     with pytest.raises(OSError, match="No space"):
         identity.replace_file(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_kill_left_of_a_replacement_is_used_up(tmp_path: Path) -> None:
+    path, left = tmp_path / "file", tmp_path / ".file.new"
+    left.write_bytes(b"longer than what comes")
+    left.chmod(0o644)
+    identity.replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_that_replace_at_once_leave_one_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    contents = [bytes([number]) * 1000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: identity.replace_file(path, content), contents))
+    assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
 
 

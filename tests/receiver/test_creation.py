@@ -12,7 +12,7 @@ import pytest
 from protocol.errors import Fault
 from protocol.wire.jobs import DiskInfo
 from receiver import snapshot
-from receiver.catalog import Catalog
+from receiver.catalog import Catalog, CheckpointRow
 from receiver.creation import create_job, delete_job, sweep_storage
 from receiver.disk import RawDisk, files
 from receiver.jobs.spec import JobSpec
@@ -141,6 +141,34 @@ def test_the_sweep_leaves_what_holds_a_byte_or_is_not_ours(
         "other",
     ]
     assert set(before) <= set(left(tmp_path))
+
+
+def test_the_sweep_lets_go_what_a_kill_after_a_commit_kept(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    """Of four snapshots two are kept; one was struck out already, its files were still there."""
+    job = create_job(catalog, tmp_path, JobSpec(source="web01", keep=2), NOW)
+    home = tmp_path / snapshot.DIRECTORY / job.id
+    for epoch in range(1, 5):
+        (home / str(epoch)).mkdir(parents=True)
+        catalog.checkpoints.add(
+            CheckpointRow(
+                job=job.id,
+                epoch=epoch,
+                request=f"r{epoch}",
+                consistency="filesystem",
+                taken="2026-01-01T00:00:00Z",
+                committed=NOW,
+                frozen_seconds=0.1,
+                snapshot=str(home / str(epoch)),
+                preserved="",
+            )
+        )
+    catalog.checkpoints.dropped(job.id, 1, "let go")
+    assert sorted(sweep_storage(catalog, tmp_path)) == [f"{job.id}/1", f"{job.id}/2"]
+    assert sorted(os.listdir(home)) == ["3", "4"]
+    kept = {row.epoch for row in catalog.checkpoints.of_job(job.id) if row.snapshot}
+    assert kept == {3, 4}
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -26,7 +26,7 @@ from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.data import HELLO_SIZE, DataHello
 from protocol.wire.frames import Ack, Data, Diff, Digests, Fence, Frame, Ready, encode_meta
 from protocol.wire.jobs import DiskInfo
-from protocol.wire.limits import BUFFER, DIGEST_SIZE, LENGTH
+from protocol.wire.limits import BUFFER, DIGEST_SIZE, HEARTBEAT, LENGTH
 from protocol.wire.messages import (
     CheckpointFailed,
     CloseSession,
@@ -330,11 +330,13 @@ class Bench:
         """The only disk."""
         return self.disks.disks[0]
 
-    async def transfer(self) -> Transfer:
+    async def transfer(self, heartbeat: float = HEARTBEAT) -> Transfer:
         """A new session, not yet entered."""
         opened = self.receiver.open()
         await self.disks.attach(opened)
-        return Transfer("127.0.0.1", opened, self.disks.disks, self.pacer, "auto")
+        return Transfer(
+            "127.0.0.1", opened, self.disks.disks, self.pacer, "auto", heartbeat=heartbeat
+        )
 
     async def sync(self) -> None:
         """An undisturbed session, until nothing differs."""

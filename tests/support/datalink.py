@@ -26,7 +26,7 @@ from protocol.wire.frames import (
     decode_meta,
     encode_meta,
 )
-from protocol.wire.limits import BUFFER, REPLY_FRAME_MAX
+from protocol.wire.limits import BUFFER, HEARTBEAT, REPLY_FRAME_MAX
 from receiver.disk.lease import Lease
 from receiver.evidence import Mark
 from receiver.memory import Memory
@@ -189,7 +189,10 @@ class Link:
 class Harness:
     """A session over fake disks. ``failed`` are the faults that it reported."""
 
-    def __init__(self, disks: int = 1, buffers: int = 8, workers: int = 2) -> None:
+    def __init__(
+        self, disks: int = 1, buffers: int = 8, workers: int = 2, heartbeat: float = HEARTBEAT
+    ) -> None:
+        self.heartbeat = heartbeat
         self.disks = [FakeDisk() for _ in range(disks)]
         self.pool = BufferPool(buffers, BUFFER)
         self.failed: list[Fault] = []
@@ -208,6 +211,7 @@ class Harness:
             self._workers,
             self._syncers,
             on_failed or (lambda _, fault: self.failed.append(fault)),
+            heartbeat=self.heartbeat,
         )
 
     def memory(self) -> Memory:

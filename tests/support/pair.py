@@ -28,7 +28,9 @@ from protocol.admin.client import AdminClient
 from replicad.tracker import pin_directory
 
 BIN = Path(sys.executable).parent
-START_SECONDS = 90.0
+START_SECONDS = 120.0
+"""For a daemon to answer: a busy machine is slow, which is not what is judged."""
+
 TEST_SECONDS = 90.0
 
 
@@ -81,6 +83,11 @@ class Process:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def exit_code(self) -> int | None:
+        """How it ended (minus the signal's number); None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
     def start(self, **environment: str) -> None:
         """Start it and wait until it answers on its control socket."""
         with self.log.open("ab") as log:
@@ -91,7 +98,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **environment},
             )
-        until(self._answers, START_SECONDS, f"{self.program} answering")
+        until(self._answers, START_SECONDS, f"{self.program} answering", step=0.02)
 
     def _answers(self) -> bool:
         if not self.running:
