@@ -36,7 +36,7 @@ from replicad.verification import BATCH_BYTES, DiskFindings, Round, Sweep, Verif
 SLICE_SECONDS = 0.5
 """That a slice should take: long enough that its end costs little, short enough to wait for."""
 
-SLICE_FIRST = 64 << 20
+SLICE_FIRST = 16 << 20
 SLICE_MOST = 2 << 30
 """Bytes of the first slice, before it is known how fast both sides read; and of any."""
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.loops import MIB, loop_device, mounted
-from tests.support.pair import Pair, busy_writer, pair, same_content
+from tests.support.pair import BIN, Pair, busy_writer, pair, same_content, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -129,3 +132,92 @@ def test_damage_is_found_and_repaired_under_load(kind: str, tmp_path: Path) -> N
         assert (view["error"], view["verified"]["repaired"]) == (None, True)
         refused = both.receiver.run("job", "verify", both.job, code=3)
         assert refused["code"] == "RPL-4005"
+
+
+@contextlib.contextmanager
+def on_a_medium(tmp_path: Path) -> Iterator[tuple[Pair, Path, bytes]]:
+    """A pair whose receiver keeps its copies on a filesystem of its own, and that one's image."""
+    content, medium = os.urandom(64 * MIB), tmp_path / "medium.img"
+    with (
+        loop_device(tmp_path / "disk.img", 64 * MIB) as device,
+        loop_device(medium, 160 * MIB) as below,
+        pair([device], start=False) as both,
+        mounted(below, both.storage, "ext4"),
+    ):
+        Path(device).write_bytes(content)
+        os.sync()
+        try:
+            both.start()
+            both.create()
+            both.clean()
+            yield both, medium, content
+        finally:
+            both.source.kill()
+            both.receiver.kill()
+
+
+def rot(medium: Path, content: bytes, offset: int) -> None:
+    """Flip a bit below the receiver's filesystem, where its page cache does not see it."""
+    os.sync()
+    place = medium.read_bytes().find(content[offset : offset + 512])
+    assert place >= 0
+    with medium.open("r+b") as file:
+        (byte,) = os.pread(file.fileno(), 1, place + 100)
+        os.pwrite(file.fileno(), bytes([byte ^ 1]), place + 100)
+
+
+def test_rot_below_the_page_cache_is_found_whoever_is_killed(tmp_path: Path) -> None:
+    with on_a_medium(tmp_path) as (both, medium, content):
+        copy = both.intermediate()
+        assert copy.read_bytes() == content, "and now all of it is in the page cache"
+        rot(medium, content, 60 * MIB)
+        assert copy.read_bytes() == content, "the page cache hides it"
+        both.receiver.run("job", "set", both.job, "bandwidth=2kB")
+        asked = both.receiver.run("job", "verify", both.job)
+        again = both.source.run("verify")
+        assert asked["request"] == again["request"], "asking twice is asking once"
+
+        def under_way() -> bool:
+            view = both.show()
+            done = view["disks"][0]["transferred_bytes"]
+            return view["sentence"].startswith("verify: ") and 0 < done < 64 * MIB
+
+        until(under_way, what="some of it compared")
+        assert both.show()["disks"][0]["pass"] == "compare"
+        # A checkpoint does not wait for the end of it.
+        begun = time.monotonic()
+        both.checkpoint()
+        assert time.monotonic() - begun < 10
+        assert both.show()["verified"] is None
+        with subprocess.Popen(
+            [BIN / "replicad", "--config", both.source.config, "verify", "--wait", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as waiting:
+            time.sleep(1)
+            waiting.send_signal(signal.SIGINT)
+            assert waiting.wait(20) != 0
+        both.source.kill()
+        both.source.start()
+        until(under_way, what="it began anew")
+        both.receiver.kill()
+        both.receiver.start()
+        both.receiver.run("job", "set", both.job, "bandwidth=unlimited")
+        said = until(lambda: both.show()["verified"], what="its end")
+        assert ranges(said) == [(60 * MIB, GRANULE)]
+        assert said["request"] == asked["request"]
+        assert verify(both, "--repair")["repaired"]
+        assert verify(both)["differing_bytes"] == 0
+
+
+def test_without_a_tracker_it_is_refused_and_says_why(tmp_path: Path) -> None:
+    with (
+        loop_device(tmp_path / "disk.img", 32 * MIB) as device,
+        pair([device], tracker="off") as both,
+    ):
+        both.create()
+        both.synced()
+        refused = verify(both, code=3)
+        assert refused["code"] == "RPL-6007"
+        assert "switched off" in refused["message"]
+        assert both.show()["verified"] is None
