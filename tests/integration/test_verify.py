@@ -180,7 +180,7 @@ def test_rot_below_the_page_cache_is_found_whoever_is_killed(tmp_path: Path) -> 
         def under_way() -> bool:
             view = both.show()
             done = view["disks"][0]["transferred_bytes"]
-            return view["sentence"].startswith("verify: ") and 0 < done < 64 * MIB
+            return bool(view["sentence"].startswith("verify: ") and 0 < done < 64 * MIB)
 
         until(under_way, what="some of it compared")
         assert both.show()["disks"][0]["pass"] == "compare"
