@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import io
@@ -97,7 +96,10 @@ def _shaped_calls() -> st.SearchStrategy[bytes]:
 @target(seeds=_calls, shaped=_shaped_calls)
 def admin_request(data: bytes) -> None:
     """A line of a client: one answer that is a line, never a bug of ours."""
-    asyncio.run(_request(data.replace(b"\n", b" ")))
+    # Nothing in it waits, so it needs no loop; making one would be most of the work.
+    with contextlib.suppress(StopIteration):
+        _request(data.replace(b"\n", b" ")).send(None)
+        raise AssertionError("a method without its work waited for something")
 
 
 async def _request(line: bytes) -> None:
