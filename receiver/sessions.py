@@ -33,7 +33,21 @@ a group of writes and its sync take."""
 SPARE_CONNECTIONS = 2
 """Connections beyond those offered: one that is made anew before its loss was seen."""
 
+WORKERS_MAX = 64
+"""Worker threads for all sessions together. More than there are cores: a frame can keep a worker
+for seconds (a slow disk, a gigabyte to compare, a terabyte to zero), and a session has at most
+one busy worker a connection. So a source that does this over all its connections leaves workers
+for the others, and the kernel shares the cores out among them. Threads are made when needed."""
+
+WORKERS_SHARE = 8
+"""At most this part of the memory's buffers is for workers, which have one each."""
+
 _log = log.get("sessions")
+
+
+def workers_for(cores: int, memory: int) -> int:
+    """Worker threads of a receiver with so many bytes of buffers."""
+    return max(2, min(16, 2 * cores), min(WORKERS_MAX, memory // BUFFER // WORKERS_SHARE))
 
 
 def connections_for(cores: int) -> int:
@@ -60,7 +74,7 @@ class Sessions:
         heartbeat: float = HEARTBEAT,
     ) -> None:
         cores = os.cpu_count() or 2
-        workers = max(2, min(16, 2 * cores))
+        workers = workers_for(cores, memory)
         self._shelf = shelf
         self._storage = storage
         self._on_failed = on_failed

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _log = log.get(__name__)
 
-# Commands come and go; this many at once is a loop in somebody's script.
+# Commands come and go; this many at once is a loop in somebody's script. One more is served all
+# the same if another asks nothing at the moment: that one is hung up on.
 MOST_CONNECTIONS: Final = 64
 
 # A connection on which nothing was asked for so long is closed; `status --watch` is a
@@ -70,6 +71,7 @@ class AdminServer:
         self._idle_seconds = idle_seconds
         self._stalled_seconds = stalled_seconds
         self._tasks: set[asyncio.Task[None]] = set()
+        self._idle: dict[asyncio.Task[None], None] = {}  # who asked nothing for longest comes first
         self._server: asyncio.Server | None = None
         self._group = -1
         self._inode = (0, 0)
@@ -154,17 +156,36 @@ class AdminServer:
         peer = access.peer_of(cast(access.HasOptions, writer.get_extra_info("socket")))
         if not peer.may_use(os.geteuid(), self._group):
             return CONTROL_DENIED.fault(uid=peer.uid)
-        if len(self._tasks) > self._most_connections:
+        if len(self._tasks) > self._most_connections and not self._turn_out():
             limit = self._most_connections
             return TOO_MANY.fault(what=f"the control socket serves {limit} at once")
         return None
+
+    def _turn_out(self) -> bool:
+        """Hang up on the connection that has asked nothing for longest, if there is one."""
+        eldest = next(iter(self._idle), None)
+        if eldest is None:
+            return False
+        del self._idle[eldest]
+        eldest.cancel()
+        return True
+
+    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+        """The next line, for which a client may let us wait as long as nobody else needs us."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._idle[task] = None
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                return await reader.readuntil(b"\n")
+        finally:
+            self._idle.pop(task, None)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer line after line until the client has no more to say."""
         while True:
             try:
-                async with asyncio.timeout(self._idle_seconds):
-                    line = await reader.readuntil(b"\n")
+                line = await self._line(reader)
             except asyncio.IncompleteReadError as error:
                 line = error.partial  # a last line without its newline is a request too
                 if not line.strip():

@@ -22,9 +22,16 @@ from protocol.errors import (
     from_peer,
 )
 from protocol.identity import RECEIVER_NAME
+from protocol.link.allowance import Allowance
 from protocol.wire.control import ControlConnection, Greeted
 from protocol.wire.greeting import Greeting
-from protocol.wire.limits import HANDSHAKE_TIMEOUT
+from protocol.wire.limits import (
+    CONTROL_BURST,
+    CONTROL_RATE,
+    HANDSHAKE_TIMEOUT,
+    MESSAGES_BURST,
+    MESSAGES_RATE,
+)
 from protocol.wire.messages import ControlMessage, Refused
 from protocol.wire.rules import Role
 
@@ -68,6 +75,8 @@ class ControlLink:
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._beating: asyncio.Task[None] | None = None
+        self._bytes = Allowance(CONTROL_RATE, CONTROL_BURST, self._loop.time())
+        self._events = Allowance(MESSAGES_RATE, MESSAGES_BURST, self._loop.time())
         self._silent: Fault | None = None
         self._heard = False
         self.closed = asyncio.Event()
@@ -201,6 +210,7 @@ class ControlLink:
             while True:
                 while (event := self.core.next_event(self._loop.time())) is not None:
                     self._flush(self.core.take_output())
+                    await _pause(self._events.spend(1, self._loop.time()))
                     if isinstance(event, Greeted):
                         self.greeted = event
                         yield event
@@ -216,6 +226,7 @@ class ControlLink:
                     self.core.ended()
                     return
                 self._heard = True
+                await _pause(self._bytes.spend(len(data), self._loop.time()))
                 self.core.receive(data, self._loop.time())
         except Fault as error:
             fault = error
@@ -271,6 +282,12 @@ class ControlLink:
             self._cut(fault)
         except OSError:
             self._writer.close()
+
+
+async def _pause(seconds: float) -> None:
+    """Let a peer that says too much wait."""
+    if seconds > 0:
+        await asyncio.sleep(seconds)
 
 
 async def dial(

@@ -7,6 +7,7 @@ the HTTP server, so it may only read what is safe to read there (one frozen repo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import socketserver
@@ -28,10 +29,15 @@ if TYPE_CHECKING:
 
 
 SCRAPES_MAX: Final = 8
-"""Connections that are served at once: Prometheus needs one. Each has a thread."""
+"""Connections that are served at once: Prometheus needs one. Each has a thread. One more turns
+out the eldest, which has had its time: any local user may make connections and say nothing, or a
+byte now and then, and must not keep Prometheus out with them."""
+
+TURN_SECONDS: Final = 1.0
+"""For the thread of one that was turned out to end; it only has to see that nothing more comes."""
 
 SILENT_SECONDS: Final = 5.0
-"""A connection that says nothing for so long is closed: any local user may make one."""
+"""A connection that says nothing for so long is closed."""
 
 
 class _Handler(WSGIRequestHandler):
@@ -50,20 +56,36 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         self.address_family = found[0][0]
         self._slots = threading.Semaphore(SCRAPES_MAX)
+        self._open: dict[Any, None] = {}  # in the order in which they came
+        self._lock = threading.Lock()
         super().__init__((address.host, address.port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve it in a thread, or hang up when there are too many."""
-        if self._slots.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        """Serve it in a thread; the eldest of too many is hung up on, which ends its thread."""
+        if not self._slots.acquire(blocking=False):
+            self._turn_out()
+            if not self._slots.acquire(timeout=TURN_SECONDS):
+                self.shutdown_request(request)
+                return
+        with self._lock:
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def _turn_out(self) -> None:
+        with self._lock:
+            eldest = next(iter(self._open), None)
+            if eldest is not None:
+                del self._open[eldest]
+                with contextlib.suppress(OSError):  # it has just hung up itself
+                    eldest.shutdown(socket.SHUT_RDWR)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """In the thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
+            with self._lock:
+                self._open.pop(request, None)
             self._slots.release()
 
     def handle_error(self, *_: object) -> None:

@@ -53,6 +53,16 @@ request with an RSA-4096 key is under 2 KiB, so this is generous and still cheap
 ASKED_MAX: Final = 64
 """requests (Enrol, OpenSession, Commit, Ask) without an answer on one control connection."""
 
+CONTROL_RATE: Final = 1 << 20
+CONTROL_BURST: Final = 4 << 20
+"""bytes of one control connection that are read in a second, and at once. A report of 256 disks
+is 90 KiB and comes about once a second; decoding 1 MiB of JSON costs the loop some 20 ms."""
+
+MESSAGES_RATE: Final = 100.0
+MESSAGES_BURST: Final = 400.0
+"""messages of one control connection that are carried out in a second, and at once. A busy source
+says ten in a second; some of them make the receiver write to its catalog."""
+
 HANDSHAKE_TIMEOUT: Final = 15.0
 """seconds from accepting a connection to its end of greeting, enrolment included. Covers TLS
 over a slow satellite link with one retransmission; a silent peer holds a slot no longer."""

@@ -161,13 +161,38 @@ def test_a_last_answer_that_is_not_read_leaves_nothing_behind(run: Run, path: Pa
 
 
 def test_connections_beyond_the_limit_are_told_so(run: Run, path: Path) -> None:
+    """When all others have something that runs for them."""
+
     async def scenario() -> None:
-        async with AdminServer(path, METHODS, most_connections=1):
-            with AdminClient(path, "replicad") as first, AdminClient(path, "replicad") as second:
-                await asyncio.to_thread(first.call, "add", left=1)
+        hanging = Hanging()
+        methods = {**METHODS, "hang": Method(hanging.wait)}
+        async with AdminServer(path, methods, most_connections=1):
+            _reader, writer = await connect(path)
+            writer.write(request("hang"))
+            await hanging.began.wait()
+            with AdminClient(path, "replicad") as second:
                 with pytest.raises(PeerFault, match="RPL-3010"):
                     await asyncio.to_thread(second.call, "add", left=1)
-                await asyncio.to_thread(first.call, "add", left=1)
+            assert not hanging.cancelled.is_set()
+            writer.transport.abort()
+
+    run(scenario)
+
+
+def test_a_flood_of_idle_connections_keeps_nobody_out(run: Run, path: Path) -> None:
+    """The one that asked nothing for longest makes room, and only that one."""
+
+    async def scenario() -> None:
+        async with AdminServer(path, METHODS, most_connections=3):
+            idle = [await connect(path) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            with AdminClient(path, "replicad") as client:
+                await asyncio.to_thread(client.call, "add", left=1)
+            assert await idle[0][0].read() == b""
+            idle[1][1].write(request("add", left=1))
+            assert b"result" in await idle[1][0].readline()
+            for _, writer in idle:
+                writer.close()
 
     run(scenario)
 

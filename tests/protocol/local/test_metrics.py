@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -75,6 +76,23 @@ def test_a_port_that_is_taken_is_named() -> None:
 def test_an_address_that_is_not_ours_is_a_configuration_error() -> None:
     with pytest.raises(LocalFault, match=r"metrics address 192\.0\.2\.1:1: cannot listen"):
         MetricsServer(Address("192.0.2.1", 1), tuple)
+
+
+def test_connections_that_say_a_byte_now_and_then_keep_prometheus_out_no_longer() -> None:
+    """Each has its five seconds anew with every byte; so the eldest is turned out."""
+    before = threading.active_count()
+    with metrics.MetricsServer(Address("127.0.0.1", 0), lambda: ()) as server:
+        slow = [socket.create_connection(server.address) for _ in range(40)]
+        for sock in slow:
+            with contextlib.suppress(ConnectionError):
+                sock.send(b"G")
+        begun = time.monotonic()
+        with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=10) as page:
+            assert page.status == 200
+        assert time.monotonic() - begun < metrics.SILENT_SECONDS - 1
+        assert threading.active_count() <= before + 2 + metrics.SCRAPES_MAX
+        for sock in slow:
+            sock.close()
 
 
 def test_idle_connections_hold_few_threads_and_not_for_ever(
