@@ -24,6 +24,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.errors import CONNECTION_LOST, INTERNAL, Fault, PeerFault
+from protocol.link.allowance import Allowance
 from protocol.link.buffers import Buffer
 from protocol.local import crash, log
 from protocol.wire.alive import Alive
@@ -41,7 +42,15 @@ from protocol.wire.frames import (
     block_count,
     encode_meta,
 )
-from protocol.wire.limits import BUFFER, HEARTBEAT, LENGTH, REPLY_FRAME_MAX, TAG
+from protocol.wire.limits import (
+    BUFFER,
+    HEARTBEAT,
+    LENGTH,
+    PINGS_BURST,
+    PINGS_RATE,
+    REPLY_FRAME_MAX,
+    TAG,
+)
 from receiver.applying import Applier, Target
 from receiver.decoder import Decoder
 
@@ -132,6 +141,7 @@ class DataConnection:
         self._poll.register(sock, select.POLLIN)
         self._loop = asyncio.get_running_loop()
         self._replies = bytearray()
+        self._pings = Allowance(PINGS_RATE, PINGS_BURST, time.monotonic())
         self._reply = memoryview(bytearray(REPLY_FRAME_MAX + LENGTH + TAG))
         self._closing = False
         self._pumping: asyncio.Future[None] | None = None
@@ -282,6 +292,7 @@ class DataConnection:
             diff = Diff(sequence, block_count(frame))
             self._loop.call_soon_threadsafe(self.send, diff, bits)
         elif isinstance(frame, Ping):
+            time.sleep(self._pings.spend(1, time.monotonic()))
             self._loop.call_soon_threadsafe(self.send, Pong(frame.value))
         crash.here("frame.written")
         self.written = sequence

@@ -77,6 +77,7 @@ class ControlLink:
         self._beating: asyncio.Task[None] | None = None
         self._bytes = Allowance(CONTROL_RATE, CONTROL_BURST, self._loop.time())
         self._events = Allowance(MESSAGES_RATE, MESSAGES_BURST, self._loop.time())
+        self._counted = 0
         self._silent: Fault | None = None
         self._heard = False
         self.closed = asyncio.Event()
@@ -210,7 +211,7 @@ class ControlLink:
             while True:
                 while (event := self.core.next_event(self._loop.time())) is not None:
                     self._flush(self.core.take_output())
-                    await _pause(self._events.spend(1, self._loop.time()))
+                    await self._not_too_fast()
                     if isinstance(event, Greeted):
                         self.greeted = event
                         yield event
@@ -219,6 +220,7 @@ class ControlLink:
                 self._flush(self.core.take_output())
                 if self.core.over:
                     return
+                await self._not_too_fast()
                 data = await self._read()
                 if not data:
                     if self._silent is not None:
@@ -237,6 +239,11 @@ class ControlLink:
             self._fail_waiting(
                 fault or CONNECTION_LOST.peer(peer="the peer", detail="it closed the connection")
             )
+
+    async def _not_too_fast(self) -> None:
+        """Let a peer wait that says more messages than it may, heartbeats among them."""
+        new, self._counted = self.core.taken - self._counted, self.core.taken
+        await _pause(self._events.spend(new, self._loop.time()))
 
     async def _read(self) -> bytes:
         try:

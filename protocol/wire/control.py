@@ -70,6 +70,8 @@ class ControlConnection:
 
     ``authenticated``: the source's name that a verified certificate vouches for; on the source
     its own. None: no certificate, the connection can only be used to enrol.
+
+    ``taken``: messages of the peer so far, heartbeats too.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class ControlConnection:
         self.phase = Phase.GREETING
         self.greeting = greeting
         self.authenticated = authenticated
+        self.taken = 0
         self._peer_role = Role.RECEIVER if role is Role.SOURCE else Role.SOURCE
         self._reader = ControlReader(CONTROL_GREETING_MAX)
         self._output = bytearray()
@@ -208,6 +211,7 @@ class ControlConnection:
 
     def _take(self, message: ControlMessage, now: float) -> Event | None:
         """A message from the peer: judged by the table, checked, dealt with."""
+        self.taken += 1
         self._judge(self._peer_role, message)
         match message:
             case Hello():

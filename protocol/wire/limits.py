@@ -143,6 +143,11 @@ CONNECTION_INDEXES_MAX: Final = 1 << 20
 """data connections of one session over its whole life. Every one has its own keys, and the
 used ones are remembered; a session that reconnected so often is replaced by a new one."""
 
+PINGS_RATE: Final = 50.0
+PINGS_BURST: Final = 50.0
+"""pings of one data connection that are answered in a second, and at once. A ping is the one
+frame that makes the loop work and costs its sender nothing; one a second would do."""
+
 WINDOW_FRAMES_MAX: Final = 4096
 """frames of one connection that wait for their ack: bounds the bookkeeping when frames are
 small. The bytes are bounded by SessionOpened.window_bytes."""
