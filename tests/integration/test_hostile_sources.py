@@ -130,10 +130,8 @@ FRAMES = {
         ),
         SCATTERED,
     ),
-    "zeros of 256 TiB": said(
-        Data(
-            0, RAW, 0, NOTHING, tuple(Segment(at << 40, (1 << 40) - 512, True) for at in range(256))
-        )
+    "zeros of 128 TiB": said(
+        Data(0, RAW, 0, NOTHING, tuple(Segment(at << 40, 1 << 39, True) for at in range(256)))
     ),
     "digests of 1 GiB": said(
         Digests(0, 65536, tuple(Segment(at << 22, 1 << 22) for at in range(256))), bytes(16 << 14)
@@ -164,19 +162,20 @@ BIG_DISKS = tuple(
 def data_attack(frame: bytes, evil: HostileSource, *, listen: bool = True) -> Attack:
     """A frame for ever, on as many data connections as a session takes and some more."""
 
+    def one(opened: SessionOpened, index: int, over: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            link = HostileData(opened, index, listen=listen)
+            link.sock.settimeout(1.0)
+            with contextlib.closing(link):
+                while not over.is_set():
+                    link.say(frame)
+
     def attack(over: threading.Event) -> None:
         while not over.is_set():
             control, opened = evil.open()
-
-            def one(index: int) -> None:
-                with contextlib.suppress(OSError):
-                    link = HostileData(opened, index, listen=listen)
-                    link.sock.settimeout(1.0)
-                    with contextlib.closing(link):
-                        while not over.is_set():
-                            link.say(frame)
-
-            links = [threading.Thread(target=one, args=(index,)) for index in range(12)]
+            links = [
+                threading.Thread(target=one, args=(opened, index, over)) for index in range(12)
+            ]
             for link in links:
                 link.start()
             for link in links:
