@@ -31,7 +31,7 @@ from typing import BinaryIO
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
@@ -49,6 +49,9 @@ RSA_BITS_MIN = 2048
 
 CERTIFICATE_PEM_BYTES_MAX = 16 << 10
 """A PEM certificate is 1-3 KiB; more is not read from a peer whom nobody vouches for."""
+
+UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion)
+"""All that cryptography raises for a certificate or request of somebody who means no good."""
 
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -254,13 +257,13 @@ def issued(
         certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
         authority = x509.load_pem_x509_certificate(authority_pem.encode())
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature) as error:
+        key, name = certificate.public_key(), common_name(certificate)
+    except UNREADABLE as error:
         raise CERTIFICATE_REFUSED.peer(detail=f"its signature is not right ({error})") from error
-    own = x509.load_pem_x509_csr(request.request_pem.encode()).public_key()
-    if certificate.public_key() != own:
+    if key != x509.load_pem_x509_csr(request.request_pem.encode()).public_key():
         raise CERTIFICATE_REFUSED.peer(detail="it was made for another key")
-    if common_name(certificate) != request.name:
-        raise CERTIFICATE_REFUSED.peer(detail=f"it was made for {common_name(certificate)!r}")
+    if name != request.name:
+        raise CERTIFICATE_REFUSED.peer(detail=f"it was made for {name!r}")
     return Identity(
         name=request.name,
         address=address,
@@ -301,7 +304,7 @@ def check_authority(authority_pem: str, fingerprint: bytes, address: str) -> Non
         authority = x509.load_pem_x509_certificate(authority_pem.encode())
         acceptable_key(authority.public_key())
         offered = authority_fingerprint(authority)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise CA_MISMATCH.peer(address=address) from error
     if not hmac.compare_digest(offered, fingerprint):
         raise CA_MISMATCH.peer(address=address)

@@ -35,6 +35,7 @@ from protocol.errors import AUTHORITY_UNUSABLE, CERTIFICATE_REFUSED, LocalFault
 from protocol.identity import (
     CERTIFICATE_PEM_BYTES_MAX,
     RECEIVER_NAME,
+    UNREADABLE,
     acceptable_key,
     authority_fingerprint,
     certificate_fingerprint,
@@ -120,7 +121,7 @@ class Authority:
             request = x509.load_pem_x509_csr(request_pem.encode())
             key = acceptable_key(request.public_key())
             proven = request.is_signature_valid
-        except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+        except UNREADABLE as error:
             raise CERTIFICATE_REFUSED.peer(detail=str(error)) from error
         if not proven:
             raise CERTIFICATE_REFUSED.peer(detail="the request is not signed with its own key")

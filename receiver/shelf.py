@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TypeVar
 
 from protocol.errors import CATALOG_UNUSABLE
 from receiver.catalog import Catalog
+from receiver.catalog.store import UNREADABLE
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Shelf:
         loop = asyncio.get_running_loop()
         try:
             return await asyncio.shield(loop.run_in_executor(self._thread, work, self._catalog))
-        except sqlite3.DatabaseError as error:
+        except UNREADABLE as error:
             raise CATALOG_UNUSABLE.fault(path=self._path, problem=str(error)) from error
 
     async def close(self) -> None:

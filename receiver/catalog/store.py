@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_MS = 5000
 """How long to wait for another process's lock, such as an administrator's ``sqlite3`` backup."""
 
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What a damaged file raises. The second: sqlite3 decodes SQLite's sentence about a damaged schema,
+which quotes the damage, as UTF-8."""
+
 Value = str | bytes | int | float | None
 
 
@@ -44,7 +48,7 @@ class Store:
         self._connection = sqlite3.connect(path, isolation_level=None)
         try:
             self._prepare()
-        except sqlite3.DatabaseError as error:
+        except UNREADABLE as error:
             self._connection.close()
             raise CATALOG_UNUSABLE.fault(path=path, problem=str(error)) from error
         except BaseException:

@@ -21,6 +21,7 @@ from protocol.errors import Fault
 from protocol.wire.jobs import JobReport
 from receiver.catalog import Catalog
 from receiver.catalog.rows import CheckpointRow, DiskRow, TargetIdentity
+from receiver.catalog.store import UNREADABLE
 from receiver.jobs.spec import JobSpec
 from replicad.dirtymap import DirtyMap
 from replicad.dirtymap.header import (
@@ -209,7 +210,7 @@ def catalog_row(data: bytes) -> None:
             plain.execute("PRAGMA ignore_check_constraints=ON")
             with contextlib.suppress(sqlite3.IntegrityError), plain:
                 plain.execute(f"UPDATE {table} SET {column} = ?", (said,))
-        with Catalog(where / "c.db") as catalog, contextlib.suppress(Fault, sqlite3.DatabaseError):
+        with Catalog(where / "c.db") as catalog, contextlib.suppress(Fault, *UNREADABLE):
             _read_all(catalog)
 
 
@@ -221,7 +222,7 @@ def catalog_file(data: bytes) -> None:
         whole[place % len(whole)] = value
     with _directory() as where:
         (where / "c.db").write_bytes(whole)
-        with contextlib.suppress(Fault, sqlite3.DatabaseError), Catalog(where / "c.db") as catalog:
+        with contextlib.suppress(Fault, *UNREADABLE), Catalog(where / "c.db") as catalog:
             _read_all(catalog)
 
 
