@@ -44,8 +44,6 @@ class Source:
         self.disk = disk
         self.before = hashlib.sha256(disk.read_bytes()).digest()
         self.receiver = HostileReceiver("web01", directory / "ss", quiet)
-        both.source.start()
-        until(lambda: self.receiver.visits, 30, "a first connection")
 
     def order(self, revision: int, **values: object) -> JobOrder:
         """An order to run the job, or something else."""
@@ -75,17 +73,18 @@ def under(
     done: Callable[[], bool] = lambda: True,
     seconds: float = SECONDS,
 ) -> None:
-    """Every connection from now on is the script's; then all must be as before."""
+    """A fresh source, whose every connection is the script's; it must live, and end cleanly."""
     both, receiver = source.both, source.receiver
+    if both.source.running:
+        assert both.source.stop() == 0
+    receiver.script, visits = script, receiver.visits
+    both.source.start()
     pid = both.source.pid
     before, open_before = status_of(pid, "VmRSS"), descriptors_of(pid)
-    visits = receiver.visits
-    receiver.script = script
     with watched(pid, both.directory / "sr/control.sock", "status", both.metrics_s) as seen:
-        _hang_up(source)
-        until(lambda: receiver.visits > visits, 60, "the attack")
+        until(lambda: receiver.visits > visits, 30, "the attack")
         time.sleep(seconds)
-        until(done, 60, "all of the attack")
+        until(done, 30, "all of the attack")
     receiver.answer = honest_answer
     receiver.script = quiet
     _hang_up(source)
@@ -169,15 +168,11 @@ def test_orders_of_maximal_size(source: Source) -> None:
 
 CANNOT_BE_MEANT: list[dict[str, object]] = [
     {"freeze_budget": 1e308},
-    {"freeze_budget": -1},
-    {"freeze_budget": 601},
     {"job": "../../x"},
-    {"bandwidth": -1},
     {"bandwidth": 10**30},
-    {"revision": 1 << 63},
-    {"disks": ["/dev/vda\0"]},
     {"disks": []},
 ]
+"""Some; tests/fuzz tries every value of every message."""
 
 
 def test_orders_that_cannot_be_meant_are_refused(source: Source) -> None:
@@ -191,9 +186,10 @@ def test_orders_that_cannot_be_meant_are_refused(source: Source) -> None:
             control.sock.sendall(framed({**document, **left.pop()}))
         receiver.attend(control)
 
-    under(source, script, lambda: not left)
-    refused = source.receiver.heard.get("Refused", 0) - before.get("Refused", 0)
-    assert refused >= len(CANNOT_BE_MEANT)
+    def refused() -> int:
+        return source.receiver.heard.get("Refused", 0) - before.get("Refused", 0)
+
+    under(source, script, lambda: refused() >= len(CANNOT_BE_MEANT))
     assert source.receiver.heard.get("OpenSession", 0) == before.get("OpenSession", 0)
 
 
@@ -225,7 +221,9 @@ LIES: dict[str, Answer] = {
 @pytest.mark.parametrize("lie", list(LIES))
 def test_answers_that_cannot_be_true(source: Source, lie: str) -> None:
     source.receiver.answer = LIES[lie]
+    before = source.receiver.heard.get("OpenSession", 0)
     under(source, once(encode_control(source.order(1))))
+    assert source.receiver.heard["OpenSession"] > before
 
 
 def test_checkpoints_for_ever(source: Source) -> None:
@@ -234,4 +232,4 @@ def test_checkpoints_for_ever(source: Source) -> None:
         time.sleep(0.02)
         return encode_control(source.order(number, checkpoint=wish))
 
-    under(source, repeated(source, say))
+    under(source, repeated(source, say), lambda: source.receiver.heard.get("Commit", 0) > 0)
