@@ -240,7 +240,7 @@ def load_identity(directory: Path) -> Identity:
     except ssl.SSLError as error:
         detail = f"{path} is damaged ({error.reason or error})"
         raise CERTIFICATE_REFUSED.fault(detail=detail) from error
-    except ValueError as error:  # not JSON, not an identity, no address
+    except (ValueError, TypeError) as error:  # not JSON, no identity, no address; no ASCII in PEM
         raise CERTIFICATE_REFUSED.fault(detail=f"{path} is damaged ({error})") from error
     return identity
 
@@ -253,6 +253,8 @@ def issued(
     Raises:
         PeerFault: CERTIFICATE_REFUSED: another key, another name or another signer.
     """
+    if not (certificate_pem + authority_pem).isascii():
+        raise CERTIFICATE_REFUSED.peer(detail="it is not PEM")
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
         authority = x509.load_pem_x509_certificate(authority_pem.encode())
@@ -298,7 +300,8 @@ def check_authority(authority_pem: str, fingerprint: bytes, address: str) -> Non
     Raises:
         PeerFault: CA_MISMATCH, also for what is no certificate at all.
     """
-    if len(authority_pem) > CERTIFICATE_PEM_BYTES_MAX:
+    # What stands around a certificate is no part of it, but OpenSSL takes none that is not ASCII.
+    if len(authority_pem) > CERTIFICATE_PEM_BYTES_MAX or not authority_pem.isascii():
         raise CA_MISMATCH.peer(address=address)
     try:
         authority = x509.load_pem_x509_certificate(authority_pem.encode())

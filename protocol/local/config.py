@@ -195,7 +195,9 @@ def _syntax_problem(message: str, text: str) -> Problem:
     if match is None:
         return Problem(0, "", message)
     if match[2] is None:
-        return Problem(max(1, len(text.splitlines())), "", f"{match[1]} (at the end)")
+        # Not splitlines(): a vertical tab ends no line for TOML, nor for an editor.
+        line = text.count("\n") + (not text.endswith("\n"))
+        return Problem(max(1, line), "", f"{match[1]} (at the end)")
     return Problem(int(match[2]), "", f"{match[1]} (column {match[3]})")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import sqlite3
 import struct
 from pathlib import Path
@@ -12,7 +13,16 @@ import pytest
 import xxhash
 
 from protocol.admin.client import AdminClient
-from protocol.errors import CATALOG_UNUSABLE, PROTOCOL, USAGE, LocalFault, PeerFault
+from protocol.errors import (
+    CA_MISMATCH,
+    CATALOG_UNUSABLE,
+    CERTIFICATE_REFUSED,
+    PROTOCOL,
+    USAGE,
+    LocalFault,
+    PeerFault,
+)
+from protocol.identity import issued, make_request, pinned_context
 from protocol.local import log
 from protocol.local.config import parse
 from protocol.wire.control import ControlConnection, Greeted, Role
@@ -20,6 +30,7 @@ from protocol.wire.framing import encode_control
 from protocol.wire.greeting import Greeting
 from protocol.wire.jobs import JobReport
 from protocol.wire.messages import Inventory
+from receiver.authority import Authority
 from receiver.catalog import Catalog
 from receiver.config import Config
 from receiver.jobs.spec import JobSpec
@@ -114,6 +125,24 @@ def test_a_number_of_thousands_of_digits_is_named_with_its_line() -> None:
     value, problems = parse(b"[limits]\nmemory = " + b"9" * 5000, Config)
     assert value is None
     assert [problem.line for problem in problems] == [2]
+
+
+def test_a_vertical_tab_is_no_end_of_a_line() -> None:
+    _, problems = parse(b"[[e]]\n['\x0bw]]", Config)
+    assert [problem.line for problem in problems] == [2]
+
+
+def test_text_around_a_certificate_that_is_no_ascii_is_refused(tmp_path: Path) -> None:
+    authority = Authority.open(tmp_path, dt.datetime.now(dt.UTC))
+    request = make_request("web01")
+    signed = authority.sign_source(request.request_pem, "web01", dt.datetime.now(dt.UTC))
+    pem = "\u00e9\n" + authority.pem
+    with pytest.raises(PeerFault) as caught:
+        pinned_context(pem, authority.fingerprint(), "x:1")
+    assert caught.value.code == CA_MISMATCH.code
+    with pytest.raises(PeerFault) as caught:
+        issued(request, signed.pem, pem, address="x:1", receiver="r")
+    assert caught.value.code == CERTIFICATE_REFUSED.code
 
 
 def test_a_map_whose_header_is_no_utf8_is_refused() -> None:
