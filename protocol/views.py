@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from protocol.wire.jobs import (
+    ByteRange,
     Convergence,
     DiskInfo,
     DiskRange,
@@ -28,7 +29,8 @@ class DiskView(View, frozen=True):
     """One disk of a job. ``intermediate`` is its copy's path on the receiver.
 
     ``path`` is what the job calls the disk, ``device`` where it is now. ``recovery`` is how the
-    copy was taken up the last time, None before it ever was.
+    copy was taken up the last time, None before it ever was. ``unreadable_bytes`` are bytes that
+    the source cannot read now, ``unreadable`` the first places of them.
     """
 
     path: str
@@ -43,6 +45,8 @@ class DiskView(View, frozen=True):
     tracker: str
     trust: str
     granule: int
+    unreadable_bytes: int
+    unreadable: tuple[ByteRange, ...]
     intermediate: str | None
     device: str
     recovery: Recovery | None

@@ -101,6 +101,17 @@ class Feed:
         """The work that a batch belongs to."""
         return self._outstanding[batch]
 
+    def shrink(self, work: Work, batch: Batch | None, ranges: Sequence[tuple[int, int]]) -> None:
+        """A sender could not read all of it: from now on it is this batch and these ranges; with
+        None there is nothing left of it, and nothing to wait for."""
+        with self._changed:
+            del self._outstanding[work.batch]
+            if batch is None:
+                self._settle()
+                return
+            work.batch, work.ranges = batch, ranges
+            self._outstanding[batch] = work
+
     def answered(self, work: Work) -> None:
         """The receiver's durable answer has been carried into the map."""
         with self._changed:

@@ -41,6 +41,7 @@ from replicad.tracker import (
     granule_for,
     judge,
 )
+from replicad.unreadable import Unreadable, logged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +88,7 @@ class JobDisk:
         else:
             self.untracked_because = tracker.reason
         self.granule = self.tracked.granule if self.tracked else granule_for(info.size)
-        self.reader = DiskReader(path, granule=self.granule)
+        self.reader = DiskReader(path, granule=self.granule, tell=logged(path))
         self.map: DirtyMap | None = None
         self.kind: PassKind = "idle"
         self.pass_total = 0
@@ -103,6 +104,11 @@ class JobDisk:
     def size(self) -> int:
         """Bytes."""
         return self.reader.size
+
+    @property
+    def unreadable(self) -> Unreadable:
+        """Where it cannot be read; these granules are dirty and held back."""
+        return self.reader.unreadable
 
     @property
     def live_map(self) -> DirtyMap:
@@ -253,6 +259,8 @@ class JobDisk:
 
     def merge(self, first_word: int, words: NDArray[np.uint64]) -> None:
         """The sink of a drain."""
+        if self.unreadable:
+            self.unreadable.written(first_word, words, self.granule)
         self.live_map.mark(first_word, words, time.monotonic())
 
     def drained(self, drain: DiskDrain, tracker: EbpfTracker) -> None:
@@ -304,6 +312,18 @@ class JobDisk:
         return self.map is not None and not self.map.clean
 
     @property
+    def pending(self) -> bool:
+        """The same, but for what cannot be read: whether a pass would carry anything."""
+        held = self.map
+        if held is None or held.clean:
+            return False
+        if held.suspect_granules or held.flying_granules or not self.unreadable:
+            return True
+        return held.dirty_granules > sum(
+            held.dirty_within(*held.covering(*each)) for each in self.unreadable.ranges
+        )
+
+    @property
     def waits_for_first(self) -> bool:
         """Whether it still waits for its first copy or its comparison; no checkpoint before."""
         if self.tracked is None or not self.differs:
@@ -329,6 +349,7 @@ class JobDisk:
         else:
             self.pass_total, self.pass_done = left, 0
             self.compared_bytes = self.differing_bytes = 0
+        self.unreadable.passed_over = 0
         self._broken_off = "idle"
 
     def break_off(self) -> None:
@@ -354,7 +375,7 @@ class JobDisk:
         return DiskReport(
             path=self.named,
             size=self.size,
-            total_bytes=max(self.pass_total, self.pass_done),
+            total_bytes=max(self.pass_total - self.unreadable.passed_over, self.pass_done),
             transferred_bytes=self.pass_done,
             dirty_bytes=min(self.size, _lacking(held)) if held else 0,
             in_flight_bytes=held.flying_bytes if held else 0,
@@ -366,6 +387,8 @@ class JobDisk:
             granule=self.granule,
             device=self.path,
             recovery=self.recovery,
+            unreadable_bytes=self.unreadable.bytes,
+            unreadable=self.unreadable.named(),
         )
 
 

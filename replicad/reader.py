@@ -9,7 +9,8 @@ Many small ranges close to each other are read with one call, the gaps into a bu
 looks at: a gap costs bandwidth, a call costs latency. See :data:`GAP`.
 
 A range that cannot be read is tried again granule by granule, so that the error names the exact
-place; a disk that is gone or has another size is told apart from one that cannot be read.
+place, and what can be read is told from what cannot (:meth:`DiskReader.sift`); a disk that is gone
+or has another size is told apart from one that cannot be read.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -29,6 +31,7 @@ from protocol.errors import (
     SOURCE_DISK_RESIZED,
 )
 from protocol.link.buffers import Buffer
+from replicad.unreadable import Range, Tell, Unreadable
 
 BLKGETSIZE64 = 0x80081272
 BLKSSZGET = 0x1268
@@ -41,12 +44,17 @@ a virtual disk's file and on loop devices: one call takes 0.5-0.7 of two up to 1
 ATTEMPTS = 3
 """How often a granule is tried before the disk is said to be unreadable there."""
 
+TRY_SECONDS = 5.0
+"""For trying again what could not be read."""
+
+PIECE = 1 << 20
+"""Bytes that are tried with one call when what can be read is told from what cannot."""
+
 _IOV_MAX = 1024
 _FILE_ALIGNMENT = 4096
 _GONE = frozenset({errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM})
 
 Preadv = Callable[[int, Sequence[memoryview], int], int]
-Range = tuple[int, int]
 
 
 def _text(error: OSError) -> str:
@@ -62,13 +70,21 @@ class DiskReader:
         size: bytes when it was opened.
         sector: bytes to which direct reads must be aligned.
         direct: whether reads go past the page cache.
+        unreadable: where reading failed, until it is tried again with success.
     """
 
     def __init__(
-        self, path: str, *, granule: int = 4096, gap: int = GAP, preadv: Preadv = os.preadv
+        self,
+        path: str,
+        *,
+        granule: int = 4096,
+        gap: int = GAP,
+        preadv: Preadv = os.preadv,
+        tell: Tell | None = None,
     ) -> None:
         """Opens ``path``. Raises LocalFault ``source_disk_missing`` if that is not possible."""
         self.path = path
+        self.unreadable = Unreadable(path, tell)
         self._granule = granule
         self._preadv = preadv
         self._trash = Buffer(max(gap, 4096)).view
@@ -129,7 +145,7 @@ class DiskReader:
             os.preadv(self._fd, [probe.view], 0)
         except OSError as error:
             if error.errno != errno.EINVAL:
-                raise self._missing(_text(error)) from error
+                return  # it takes the flag; that this place cannot be read is another matter
             os.close(self._fd)
             self._fd, self.direct = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), False
         finally:
@@ -211,19 +227,68 @@ class DiskReader:
                 at += part
 
     def _read_granule(self, offset: int, length: int, into: memoryview) -> None:
+        if reason := self._try_granule(offset, length, into):
+            raise SOURCE_DISK_READ.fault(
+                path=self.path, offset=offset, end=offset + length, detail=reason
+            )
+
+    def _try_granule(self, offset: int, length: int, into: memoryview) -> str:
+        """Why a granule cannot be read, which is remembered; empty when it can."""
         reason = ""
         for _ in range(ATTEMPTS):
             try:
                 if self._read_exact(offset, length, into):
-                    return
+                    return ""
                 reason = "the disk ends there"
             except OSError as error:
                 self._raise_if_gone(error)
                 reason = _text(error)
         self.check_size()
-        raise SOURCE_DISK_READ.fault(
-            path=self.path, offset=offset, end=offset + length, detail=reason
-        )
+        self.unreadable.add(offset, length, reason, time.monotonic())
+        return reason
+
+    def sift(self, ranges: Sequence[Range], seconds: float) -> tuple[list[Range], list[Range]]:
+        """Tells what can be read from what cannot; the content is thrown away.
+
+        Args:
+            ranges: as for :meth:`read`, in any order.
+            seconds: after which no more is tried: a sick disk takes long for each granule.
+
+        Returns:
+            What cannot be read, and what was not tried. Raises as :meth:`read`, but not
+            ``source_disk_read``.
+        """
+        until = time.monotonic() + seconds
+        bad: list[Range] = []
+        untried: list[Range] = []
+        scratch = Buffer(PIECE)
+        try:
+            for offset, length in _cut(ranges, PIECE):
+                if time.monotonic() > until:
+                    untried.append((offset, length))
+                elif not self._reads(offset, length, scratch.view):
+                    for at, part in _cut([(offset, length)], self._granule):
+                        if time.monotonic() > until:
+                            untried.append((at, part))
+                        elif self._try_granule(at, part, scratch.view):
+                            bad.append((at, part))
+        finally:
+            scratch.free()
+        return bad, untried
+
+    def try_again(self) -> None:
+        """Tries what could not be read. In a worker thread; ends within seconds. Raises as
+        :meth:`sift`."""
+        known = self.unreadable.to_try()
+        bad, untried = self.sift(known, TRY_SECONDS)
+        self.unreadable.tried(known, bad, untried, time.monotonic())
+
+    def _reads(self, offset: int, length: int, into: memoryview) -> bool:
+        try:
+            return self._read_exact(offset, length, into)
+        except OSError as error:
+            self._raise_if_gone(error)
+            return False
 
     def _read_exact(self, offset: int, length: int, into: memoryview) -> bool:
         done = 0
@@ -268,3 +333,10 @@ class DiskReader:
             end = min(os.lseek(self._fd, start, os.SEEK_HOLE), self.size)
             if start < end:
                 yield start, end - start
+
+
+def _cut(ranges: Sequence[Range], size: int) -> Iterator[Range]:
+    """The ranges in pieces of at most ``size`` bytes."""
+    for offset, length in ranges:
+        for at in range(offset, offset + length, size):
+            yield at, min(size, offset + length - at)

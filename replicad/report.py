@@ -48,6 +48,8 @@ def disk_view(report: DiskReport, intermediate: str | None = None) -> DiskView:
         tracker=report.tracker,
         trust=report.trust,
         granule=report.granule,
+        unreadable_bytes=report.unreadable_bytes,
+        unreadable=report.unreadable,
         intermediate=intermediate,
         device=report.device or report.path,
         recovery=report.recovery,
@@ -181,12 +183,16 @@ def _disks(report: JobReport) -> Iterable[Metric]:
     flying = GaugeMetricFamily(
         "replicad_in_flight_bytes", "Bytes without a durable answer.", labels=["job", "disk"]
     )
+    unreadable = GaugeMetricFamily(
+        "replicad_unreadable_bytes", "Bytes that cannot be read now.", labels=["job", "disk"]
+    )
     kind = GaugeMetricFamily("replicad_pass", "1 for the pass.", labels=["job", "disk", "pass"])
     for disk in report.disks:
         dirty.add_metric([report.job, disk.path], disk.dirty_bytes)
         flying.add_metric([report.job, disk.path], disk.in_flight_bytes)
+        unreadable.add_metric([report.job, disk.path], disk.unreadable_bytes)
         kind.add_metric([report.job, disk.path, disk.pass_], 1)
-    yield from (dirty, flying, kind)
+    yield from (dirty, flying, unreadable, kind)
     yield from recoveries(
         "replicad", ["job", "disk"], [((report.job, d.path), d.recovery) for d in report.disks]
     )

@@ -32,6 +32,7 @@ from replicad.encoder import Encoder
 from replicad.feed import Feed, Work
 from replicad.inflight import InFlight, Stopped
 from replicad.pace import Pacer
+from replicad.salvage import salvage
 
 _log = log.get("sender")
 
@@ -151,17 +152,18 @@ class Sender(threading.Thread):
             sealed.free()
 
     def _data(self, work: Work, plain: memoryview, sealed: memoryview) -> None:
-        size = work.size
-        self._inflight.reserve(1, size)
-        if work.frozen is None:
-            self._read(work, work.ranges, plain)
-        else:
-            plain[:size] = work.frozen
+        reserved = work.size
+        self._inflight.reserve(1, reserved)
+        if work.frozen is not None:
+            plain[:reserved] = work.frozen
+        elif not salvage(self._feed, work, lambda: self._read(work, work.ranges, plain)):
+            self._inflight.cancel(1, reserved)
+            return
         crash.here("sender.read")
         encoded = self.encoder.encode(work.disk.number, work.ranges, plain)
         work.zeros = encoded.zero
         crash.here("sender.encoded")
-        self._send(work, size, plain[: encoded.size], sealed, 0)
+        self._send(work, work.size, reserved, plain[: encoded.size], sealed, 0)
 
     def _read(self, work: Work, ranges: Sequence[tuple[int, int]], into: memoryview) -> None:
         begun = time.monotonic()
@@ -171,18 +173,15 @@ class Sender(threading.Thread):
     def _digests(self, work: Work, plain: memoryview, sealed: memoryview) -> None:
         """Read and hash what is to be compared; only the digests travel."""
         block = COARSE if work.stage == "coarse" else FINE
+        reserved = block_count(work.ranges, block) * DIGEST_SIZE
+        self._inflight.reserve(1, reserved)
+        digests = bytearray()
+        if not salvage(self._feed, work, lambda: self._hash(work, block, plain, digests)):
+            self._inflight.cancel(1, reserved)
+            return
+        crash.here("sender.hashed")
         blocks = block_count(work.ranges, block)
         size = blocks * DIGEST_SIZE
-        self._inflight.reserve(1, size)
-        digests = bytearray()
-        digest, seed = xxhash.xxh3_128_digest, self._seed
-        for offset, length in work.ranges:
-            for start in range(offset, offset + length, PAYLOAD_MAX):
-                part = min(PAYLOAD_MAX, offset + length - start)
-                self._read(work, [(start, part)], plain)
-                for at in range(0, part, block):
-                    digests += digest(plain[at : min(at + block, part)], seed)
-        crash.here("sender.hashed")
         if work.stage == "coarse" and work.verdict is None:
             work.disk.compared_bytes += work.size
         ranges = tuple(Segment(offset, length) for offset, length in work.ranges)
@@ -190,10 +189,27 @@ class Sender(threading.Thread):
         meta = encode_meta(Digests(work.disk.number, block, ranges, medium))
         plain[:size] = digests
         plain[size : size + len(meta)] = meta
-        self._send(work, size, plain[: size + len(meta)], sealed, blocks)
+        self._send(work, size, reserved, plain[: size + len(meta)], sealed, blocks)
+
+    def _hash(self, work: Work, block: int, plain: memoryview, digests: bytearray) -> None:
+        """Fill ``digests`` with those of the work's blocks."""
+        digests.clear()
+        digest, seed = xxhash.xxh3_128_digest, self._seed
+        for offset, length in work.ranges:
+            for start in range(offset, offset + length, PAYLOAD_MAX):
+                part = min(PAYLOAD_MAX, offset + length - start)
+                self._read(work, [(start, part)], plain)
+                for at in range(0, part, block):
+                    digests += digest(plain[at : min(at + block, part)], seed)
 
     def _send(
-        self, work: Work, size: int, plaintext: memoryview, into: memoryview, blocks: int
+        self,
+        work: Work,
+        size: int,
+        reserved: int,
+        plaintext: memoryview,
+        into: memoryview,
+        blocks: int,
     ) -> None:
         self._wait(self._pacer.spend(LENGTH + len(plaintext) + TAG, time.monotonic()))
         with self._speaking:
@@ -202,7 +218,8 @@ class Sender(threading.Thread):
             # Known before it is sent: its answer must find it.
             with self._window_lock:
                 self._window.sent(frame.sequence, 0, work.batch, blocks)
-            self._inflight.add(self.index, frame.sequence, work.batch, size, size, time.monotonic())
+            now = time.monotonic()
+            self._inflight.add(self.index, frame.sequence, work.batch, size, reserved, now)
             crash.here("sender.in_flight")
             self._fenced = False
             self._put(into[: frame.size])

@@ -33,16 +33,19 @@ def describe(
         lag: seconds since the oldest change that the receiver does not hold.
         convergence: whether the line keeps up with what is written.
     """
-    doing = _doing(disks, remaining, lag)
-    if doing and convergence is not None and convergence.state == "not converging":
+    if not disks:
+        return ""
+    said = [_doing(disks, remaining, lag)]
+    if convergence is not None and convergence.state == "not converging":
         needed = convergence.needed_bytes_per_second or 0.0
-        return f"{doing}; not converging, more than {megabits(needed)} are needed"
-    return doing
+        said.append(f"not converging, more than {megabits(needed)} are needed")
+    if bad := [disk for disk in disks if disk.unreadable_bytes]:
+        size = format_size(sum(disk.unreadable_bytes for disk in bad))
+        said.append(f"{size} of {', '.join(disk.path for disk in bad)} cannot be read")
+    return "; ".join(said)
 
 
 def _doing(disks: Sequence[DiskReport], remaining: float | None, lag: float) -> str:
-    if not disks:
-        return ""
     kind = max((disk.pass_ for disk in disks), key=_RANK.__getitem__)
     inside = [disk for disk in disks if disk.pass_ == kind]
     left = sum(max(0, disk.total_bytes - disk.transferred_bytes) for disk in inside)

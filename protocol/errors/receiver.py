@@ -90,7 +90,7 @@ RECEIVER_FULL = Kind(
 TARGET_IO = Kind(
     "RPL-4108",
     "target_io",
-    "writing to {path} failed: {detail}",
+    "input or output on {path} failed: {detail}",
     "Check the receiver's disk (dmesg, SMART), then 'receiver job retry'.",
 )
 DISK_NOT_OF_JOB = Kind(

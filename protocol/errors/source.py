@@ -29,7 +29,7 @@ SOURCE_DISK_READ = Kind(
     "RPL-5004",
     "source_disk_read",
     "reading {path} at bytes {offset}-{end} failed: {detail}",
-    "Check the disk (dmesg, SMART), then 'receiver job retry'.",
+    "Check the disk (dmesg, SMART). It is tried again by itself, and at 'receiver job retry'.",
 )
 SOURCE_DISK_FORBIDDEN = Kind(
     "RPL-5005",

@@ -175,8 +175,20 @@ def disks(views: Sequence[DiskView]) -> RenderableType:
             plain(f"{view.tracker} ({view.trust})" if view.trust else view.tracker),
             plain(view.intermediate),
         )
+    bad = [_unreadable(view) for view in views if view.unreadable_bytes]
     lines = [recovery(view.path, view.recovery) for view in views if view.recovery]
-    return Group(table, Text(), *lines) if lines else table
+    return Group(table, *bad, Text(), *lines) if lines else Group(table, *bad)
+
+
+def _unreadable(view: DiskView) -> RenderableType:
+    """Where a disk cannot be read: what an administrator looks for in dmesg."""
+    places = [f"{each.offset}-{each.offset + each.length}" for each in view.unreadable]
+    more = "" if sum(e.length for e in view.unreadable) == view.unreadable_bytes else ", ..."
+    return plain(
+        f"{view.path}: {format_size(view.unreadable_bytes)} cannot be read, at bytes "
+        f"{', '.join(places)}{more}; tried again by itself, no checkpoint until then",
+        "bold red",
+    )
 
 
 def recovery(path: str, value: Recovery) -> RenderableType:

@@ -25,6 +25,7 @@ from protocol.wire.limits import (
     RANGES_MAX,
     SECRET,
     SECTOR,
+    UNREADABLE_MAX,
 )
 from protocol.wire.messages import (
     Answer,
@@ -177,8 +178,11 @@ def _job_report(message: JobReport) -> None:
             disk.dirty_bytes,
             disk.in_flight_bytes,
             disk.differing_bytes,
+            disk.unreadable_bytes,
+            *(bound for each in disk.unreadable for bound in (each.offset, each.length)),
         )
         _require(all(0 <= size < _COUNTER_MAX for size in sizes), message, "disks")
+        _require(len(disk.unreadable) <= UNREADABLE_MAX, message, "unreadable")
     said = message.convergence
     figures = (
         said.write_bytes_per_second,

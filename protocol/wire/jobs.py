@@ -163,10 +163,19 @@ class Recovery(Value, frozen=True, omit_defaults=False):
     ended: str | None = None
 
 
+class ByteRange(Value, frozen=True, omit_defaults=False):
+    """``length`` bytes of a disk from ``offset`` on."""
+
+    offset: int
+    length: int
+
+
 class DiskReport(Value, frozen=True):
     """What one disk of a job is doing. Field names are those of ``job show --json``.
 
-    ``path`` is what the job calls it, ``device`` where it is now.
+    ``path`` is what the job calls it, ``device`` where it is now. ``unreadable_bytes``: what the
+    source cannot read now and tries again; ``unreadable`` are the first places of it. No checkpoint
+    is taken while there is any.
     """
 
     path: str
@@ -183,6 +192,8 @@ class DiskReport(Value, frozen=True):
     granule: int = 4096
     device: str = ""
     recovery: Recovery | None = None
+    unreadable_bytes: int = 0
+    unreadable: tuple[ByteRange, ...] = ()
 
 
 class ErrorInfo(Value, frozen=True, omit_defaults=False):

@@ -86,6 +86,9 @@ SECTOR: Final = 512
 DISK_MAX: Final = 1 << 60
 """bytes of one disk. A signed 64-bit file offset with room to add lengths without overflow."""
 
+UNREADABLE_MAX: Final = 16
+"""ranges of one disk that a report names; their bytes are always told in full."""
+
 PAYLOAD_MAX: Final = 1 << 20
 """bytes of one frame's payload, before and after compression: one extent batch. Larger ones
 gain nothing measurable and make every pooled buffer larger."""

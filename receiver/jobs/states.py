@@ -80,6 +80,7 @@ TABLE: dict[JobState, dict[Action, str]] = {
     },
     "syncing": {
         "pause": "paused",
+        "retry": _SAME,
         "cancel": "finished",
         "set": _SAME,
         "checkpoint": _SAME,
@@ -99,6 +100,7 @@ TABLE: dict[JobState, dict[Action, str]] = {
     "waiting": {
         "pause": "paused",
         "resume": "preparing",
+        "retry": "preparing",
         "cancel": "finished",
         "set": _SAME,
         "checkpoint": "preparing",
@@ -127,8 +129,9 @@ TABLE: dict[JobState, dict[Action, str]] = {
     },
 }
 
-_NOT_WHILE_HELD: frozenset[Action] = frozenset({"checkpoint", "cutover", "verify"})
-"""What would make the source write to intermediate disks that are promised to stand still."""
+_NOT_WHILE_HELD: frozenset[Action] = frozenset({"checkpoint", "cutover", "verify", "retry"})
+"""What would make the source write to intermediate disks that are promised to stand still. (Only
+a job that waits is held.)"""
 
 # What the source is told in each state. Between scheduled syncs it tracks but sends nothing.
 WANTED: dict[JobState, Want] = {

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from replicad.dirtymap.bitmap import segments_mask
+
 if TYPE_CHECKING:
     from replicad.dirtymap.bitmap import Place, Words
 
@@ -46,6 +48,25 @@ class Batch:
         """One past the highest granule."""
         first, count = self.segments[-1]
         return first + count
+
+    def without(self, apart: Segments) -> Batch | None:
+        """The batch less ascending runs that lie within its segments; None if nothing is left."""
+        left: list[tuple[int, int]] = []
+        runs = list(apart)
+        for first, count in self.segments:
+            at, end = first, first + count
+            while runs and runs[0][0] < end:
+                start, length = runs.pop(0)
+                if at < start:
+                    left.append((at, start - at))
+                at = start + length
+            if at < end:
+                left.append((at, end - at))
+        if not left:
+            return None
+        segments = tuple(left)
+        granules = sum(count for _, count in segments)
+        return Batch(self.disk, self.kind, segments, granules, *segments_mask(segments))
 
     def ranges(self, granule: int, size: int) -> list[tuple[int, int]]:
         """The segments as ``(offset, length)`` in bytes, clipped to a disk of ``size`` bytes."""

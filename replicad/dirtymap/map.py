@@ -21,6 +21,7 @@ argument is per granule, so it does not matter how much of a vector operation wa
     equal           F=0, S=0      likewise
     differs         D=1, F=0, S=0 D before the others go
     data lost       D=1, F=0      D or F throughout
+    set apart       D=1, F=0, S=0 likewise; it was not sent, and "must be sent" says more than S
     compare lost    F=0           S stays
     mark            D=1           at any time, also for granules in flight
 
@@ -46,6 +47,7 @@ from replicad.dirtymap.bitmap import (
     WORD_BITS,
     Bitmap,
     Words,
+    count_bits,
     range_pieces,
     segments_mask,
 )
@@ -344,6 +346,37 @@ class DirtyMap:
                 self._dirty.set(batch.place, batch.mask)
             crash.here("map.lost")
             self._flying.clear(batch.place, batch.mask)
+
+    def set_apart(self, batch: Batch, apart: Segments, now: float) -> Batch | None:
+        """Some granules of a batch cannot be read: they must be sent another time. Before the
+        batch is sent, or when only digests of it were.
+
+        Args:
+            apart: ascending runs within the batch's.
+
+        Returns:
+            What stays in flight, in place of ``batch``; None if nothing does.
+        """
+        with self.lock:
+            self._check_within(batch, apart)
+            self._end(batch, batch.kind)
+            place, mask = segments_mask(apart)
+            self._age.marked(now)
+            self._dirty.set(place, mask)
+            self._flying.clear(place, mask)
+            self._suspect.clear(place, mask)
+            rest = batch.without(apart)
+            if rest is not None:
+                self._outstanding.add(rest)
+            return rest
+
+    def dirty_within(self, first: int, count: int) -> int:
+        """How many of these granules are dirty."""
+        with self.lock:
+            return sum(
+                count_bits(self._dirty.read(place) & mask)
+                for place, mask in range_pieces(first, count)
+            )
 
     def _release(self, batch: Batch) -> None:
         """The receiver holds the batch. F goes first: a kill in between leaves S, which costs a

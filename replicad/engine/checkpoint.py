@@ -126,6 +126,7 @@ class Checkpointer:
         if because := forecast.capped(self._ordered, self._outlook.longest):
             _log.warning("freeze.capped", request=order.request, because=because)
         for attempt in range(1, ATTEMPTS + 1):
+            await self._readable()
             if self._disks.tracked:
                 await self._converge()
             await asyncio.sleep(self._outlook.rest_seconds)
@@ -161,6 +162,15 @@ class Checkpointer:
             frozen.give_up()
             raise
         return taken
+
+    async def _readable(self) -> None:
+        """Whatever could not be read until now must be readable.
+
+        Raises:
+            LocalFault: SOURCE_DISK_READ.
+        """
+        await self._disks.try_again(now=True)
+        self._disks.refuse_unreadable()
 
     # --- before the freeze --------------------------------------------------------------------
 
@@ -220,6 +230,7 @@ class Checkpointer:
             await self._run(frozen.freezer.prepare)
             crash.here("checkpoint.prepared")
             await self._settle(frozen)
+            self._disks.refuse_unreadable()
             try:
                 crash.here("checkpoint.settled")
                 hooked = await self._hook("pre-freeze", HOOK_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -22,6 +23,7 @@ from replicad.convergence import Outlook
 from replicad.finding import find_disks
 from replicad.freeze.mounts import mounts_to_freeze
 from replicad.jobdisk import JobDisk
+from replicad.threads import to_end
 from replicad.tracker import CannotTrack, EbpfTracker, NoTracker, TrackedDisk
 
 if TYPE_CHECKING:
@@ -188,12 +190,46 @@ class DiskSet:
     def _followed(self) -> list[JobDisk]:
         return [disk for disk in self.disks if disk.tracked is not None and disk.map is not None]
 
+    # --- what cannot be read ------------------------------------------------------------------
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether there is anything that cannot be read now."""
+        return any(disk.unreadable for disk in self.disks)
+
+    def refuse_unreadable(self) -> None:
+        """Raises LocalFault SOURCE_DISK_READ, with the place, when something cannot be read."""
+        for disk in self.disks:
+            if disk.unreadable:
+                raise disk.unreadable.fault()
+
+    def hurry(self) -> None:
+        """Somebody wants something: what could not be read is tried again now."""
+        for disk in self.disks:
+            disk.unreadable.hurry()
+
+    async def try_again(self, *, now: bool = False) -> None:
+        """Try to read what could not be read, where that is due or all of it ``now``. What reads
+        again is sent with the next pass.
+
+        Raises:
+            LocalFault: a disk has vanished or changed its size.
+        """
+        for disk in self.disks:
+            if disk.unreadable and (now or disk.unreadable.is_due(time.monotonic())):
+                await to_end(None, disk.reader.try_again)
+
     # --- all of them --------------------------------------------------------------------------
 
     @property
     def differ(self) -> bool:
         """Whether the receiver lacks something that is known about."""
         return any(disk.differs for disk in self.disks)
+
+    @property
+    def pending(self) -> bool:
+        """The same, but for what cannot be read."""
+        return any(disk.pending for disk in self.disks)
 
     @property
     def suspect(self) -> bool:

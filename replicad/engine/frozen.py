@@ -109,6 +109,7 @@ class Frozen:
         self._arena: Buffer | None = None
         self.works: deque[Work] = deque()
         self._moved: list[JobDisk] = []
+        self._spoiled = threading.Event()
         self._before: dict[str, tuple[int, int, int]] = {}
 
     @property
@@ -207,17 +208,24 @@ class Frozen:
         return tuple(self.works)
 
     def read(self, works: Sequence[Work]) -> None:
-        """Read some of the planned works; several threads do it at once.
+        """Read some of the planned works; several threads do it at once. When one of them cannot
+        read something, the others stop: the instant is lost, and every moment counts.
 
         Raises:
-            LocalFault: FREEZE_OVERRUN: the freeze has ended meanwhile. There is no use in
-                reading on, and a disk that is so slow may take long.
+            LocalFault: SOURCE_DISK_READ and the like; FREEZE_OVERRUN: the freeze has ended
+                meanwhile. There is no use in reading on, and a disk that is so slow may take long.
         """
         for work in works:
+            if self._spoiled.is_set():
+                return
             if self.mounted and not self.freezer.remaining:
                 self.freezer.thaw()
             assert work.frozen is not None
-            work.disk.reader.read(work.ranges, work.frozen)
+            try:
+                work.disk.reader.read(work.ranges, work.frozen)
+            except BaseException:
+                self._spoiled.set()
+                raise
             crash.here("checkpoint.half_read")
 
     def still(self) -> None:

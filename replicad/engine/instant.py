@@ -66,13 +66,14 @@ async def _pass_frozen(frozen: Frozen) -> None:
     freeze lasts. What is under way then is answered later, as in any other pass.
 
     Raises:
-        LocalFault: FREEZE_TOO_LONG when something still differs.
+        LocalFault: FREEZE_TOO_LONG when something still differs; SOURCE_DISK_READ.
     """
     left = frozen.freezer.remaining if frozen.mounted else None
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(left):
             for _ in range(FROZEN_PASSES):
-                await run_pass(frozen.transfer, frozen.disks)
+                await run_pass(frozen.transfer, frozen.disks, whole=True)
+                frozen.disks.refuse_unreadable()
                 if not frozen.disks.differ:
                     return
     raise FREEZE_TOO_LONG.fault(

@@ -59,14 +59,20 @@ class DiskSweep:
 
 
 class JobSweep:
-    """A sweep over all disks of a set that differ, in turn, so that all advance together."""
+    """A sweep over all disks of a set that differ, in turn, so that all advance together.
 
-    def __init__(self, disks: DiskSet) -> None:
+    Args:
+        whole: end it as soon as something cannot be read, because it is all or nothing.
+    """
+
+    def __init__(self, disks: DiskSet, *, whole: bool = False) -> None:
+        self._disks = disks
+        self._whole = whole
         self._left = deque(DiskSweep(disk) for disk in disks.disks if disk.differs)
 
     def refill(self) -> Sequence[Work]:
         """What sender threads are driven with."""
-        while self._left:
+        while self._left and not (self._whole and self._disks.unreadable):
             work = self._left[0].take()
             if work:
                 self._left.rotate(-1)
@@ -75,8 +81,9 @@ class JobSweep:
         return ()
 
 
-async def run_pass(transfer: Transfer, disks: DiskSet) -> None:
-    """Make one pass; what comparing finds to differ at its end is sent in a second sweep.
+async def run_pass(transfer: Transfer, disks: DiskSet, *, whole: bool = False) -> None:
+    """Make one pass; what comparing finds to differ at its end is sent in a second sweep. What
+    cannot be read stays dirty; ``whole``: then the pass ends early.
 
     Raises:
         Fault: the transfer has failed.
@@ -91,9 +98,9 @@ async def run_pass(transfer: Transfer, disks: DiskSet) -> None:
     level = _log.info if set(kinds.values()) - {"delta"} else _log.debug
     level("pass.began", disks=kinds, bytes=sum(disk.pass_total for disk in disks.disks))
     try:
-        await transfer.send(JobSweep(disks).refill)
+        await transfer.send(JobSweep(disks, whole=whole).refill)
         if any(disk.kind == "compare" and disk.live_map.dirty_granules for disk in disks.disks):
-            await transfer.send(JobSweep(disks).refill)
+            await transfer.send(JobSweep(disks, whole=whole).refill)
     except BaseException:
         for disk in disks.disks:
             disk.break_off()

@@ -7,6 +7,7 @@ withdrawn, needs no wiring. Whoever opened the session cancels this work when it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from protocol.errors import (
     SILENT,
     SOURCE_DISK_GREW,
     SOURCE_DISK_MOVED,
+    SOURCE_DISK_READ,
     TAMPERED,
     TARGET_TOUCHED,
     TOO_LONG,
@@ -129,6 +131,7 @@ class Session:
         self._workers = workers
         self._told = ""
         self._verifier = Verifier(job, orders, link, disks, transfer, standing, self._pass)
+        self._unreadable = sum(disk.unreadable.counted for disk in disks.disks)
 
     async def work(self) -> None:
         """Keep the copy close, and take the checkpoints that are wanted.
@@ -136,7 +139,29 @@ class Session:
         Raises:
             Fault: the session cannot go on.
         """
-        due = 0.0
+        trying = asyncio.create_task(self._keep_trying())
+        try:
+            await self._work()
+        finally:
+            await ended(trying)
+
+    async def _keep_trying(self) -> None:
+        """What could not be read is tried again beside everything else, when it is due."""
+        while True:
+            await asyncio.sleep(DRAIN_SECONDS / 2)
+            # A disk that is gone: the pass says so, and its fault ends the session.
+            with contextlib.suppress(LocalFault):
+                await self._disks.try_again()
+
+    def _count_unreadable(self) -> None:
+        """Each place once, in the errors by code."""
+        counted = sum(disk.unreadable.counted for disk in self._disks.disks)
+        if counted > self._unreadable:
+            self._standing.errors[SOURCE_DISK_READ.code] += counted - self._unreadable
+        self._unreadable = counted
+
+    async def _work(self) -> None:
+        due, revision = 0.0, self._orders.now.revision
         disks = self._disks
         passed = False
         while True:
@@ -146,7 +171,11 @@ class Session:
                 disk.settle()
             if not disks.tracked:
                 await disks.check()  # a tracker notices by itself that a disk has grown
+            self._count_unreadable()
             order = self._orders.now
+            if order.revision != revision:
+                revision = order.revision
+                disks.hurry()  # 'job retry', or whatever else an administrator wants
             wanted = order.checkpoint
             if wanted is not None and wanted.request == self._standing.answered:
                 self._refuse(wanted)
@@ -157,7 +186,7 @@ class Session:
             turn, passed = verify is not None and passed, False
             if wanted is not None and not first:
                 await self._checkpoint(wanted)
-            elif not turn and disks.differ and (time.monotonic() >= due or wanted is not None):
+            elif not turn and disks.pending and (time.monotonic() >= due or wanted is not None):
                 due = time.monotonic() + DELTA_SECONDS
                 await self._pass()
                 passed = True

@@ -69,10 +69,18 @@ WRITES = (
         "cleared-after-reading",
         2,
         "replicad/sender.py",
-        "            self._read(work, work.ranges, plain)\n",
-        "            self._read(work, work.ranges, plain)\n"
-        "            work.disk.live_map._dirty.clear(work.batch.place, work.batch.mask)\n",
+        '        crash.here("sender.read")\n',
+        "        work.disk.live_map._dirty.clear(work.batch.place, work.batch.mask)\n",
         MODEL,
+    ),
+    one(
+        "what-cannot-be-read-is-forgotten",
+        1,
+        MAP,
+        "            self._dirty.set(place, mask)\n            self._flying.clear(place, mask)\n",
+        "            self._flying.clear(place, mask)\n",
+        "tests/replicad/test_unreadable.py",
+        quick=True,
     ),
     one(
         "what-is-lost-is-forgotten",

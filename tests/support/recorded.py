@@ -17,6 +17,8 @@ DISK: dict[str, Any] = {
     "tracker": "ebpf",
     "trust": "",
     "granule": 4096,
+    "unreadable_bytes": 0,
+    "unreadable": [],
     "intermediate": "/var/lib/receiver/disks/7f/0.raw",
     "device": "/dev/vda",
     "recovery": {
