@@ -37,7 +37,7 @@ def write(path: str | Path, at: int, size: int) -> None:
         os.fsync(disk.fileno())
 
 
-def spoiled(both: Pair, *places: int) -> dict[str, Any]:
+def spoiled(both: Pair, *places: int, dirty: bool = True) -> dict[str, Any]:
     """Wait until exactly these granules of the first disk are said to be unreadable, everywhere,
     and everything else has been copied."""
     wanted = [{"offset": place, "length": GRANULE} for place in places]
@@ -45,11 +45,12 @@ def spoiled(both: Pair, *places: int) -> dict[str, Any]:
     def said() -> Any:
         views = both.show(), both.status()["job"]
         disks = [view["disks"][0] for view in views if view and view["disks"]]
-        held_back = GRANULE * len(places)
+        size = GRANULE * len(places)
         return (
             len(disks) == 2
             and all(disk["unreadable"] == wanted for disk in disks)
-            and all(disk["dirty_bytes"] == disk["unreadable_bytes"] == held_back for disk in disks)
+            and all(disk["unreadable_bytes"] == size for disk in disks)
+            and all(disk["dirty_bytes"] == (size if dirty else 0) for disk in disks)
             and views[0]
         )
 
@@ -140,6 +141,14 @@ def test_bad_sectors_are_named_held_back_and_heal(tmp_path: Path) -> None:
         until(lambda: not both.show()["disks"][0]["unreadable_bytes"], 4, "healing after retry")
         exact(both, disk.behind)
         assert both.source.log.read_text().count('"event":"disk.readable"') == 2
+
+        # A verification meets a bad sector that nobody has written since: it judges the rest.
+        disk.cannot_read(FIRST, 512)
+        verified = both.receiver.run("job", "verify", both.job, "--wait")
+        assert verified["differing_bytes"] == 0
+        assert spoiled(both, FIRST, dirty=False)["error"] is None
+        disk.heal()
+        exact(both, disk.behind)
 
 
 def test_the_first_error_comes_while_frozen(tmp_path: Path) -> None:
