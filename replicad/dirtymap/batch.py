@@ -68,6 +68,18 @@ class Batch:
         granules = sum(count for _, count in segments)
         return Batch(self.disk, self.kind, segments, granules, *segments_mask(segments))
 
+    def check_within(self, runs: Segments) -> None:
+        """Raises ValueError unless ``runs`` ascend, are disjoint and lie within the segments."""
+        inside = iter(self.segments)
+        first, count = next(inside)
+        end = 0
+        for start, length in runs:
+            while first + count < start + length and (more := next(inside, None)):
+                first, count = more
+            if length <= 0 or start < max(first, end) or start + length > first + count:
+                raise ValueError(f"granules {start}+{length} differ, but were not compared")
+            end = start + length
+
     def ranges(self, granule: int, size: int) -> list[tuple[int, int]]:
         """The segments as ``(offset, length)`` in bytes, clipped to a disk of ``size`` bytes."""
         found = [(first * granule, count * granule) for first, count in self.segments]

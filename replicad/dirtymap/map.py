@@ -329,7 +329,7 @@ class DirtyMap:
         *Durably*: the receiver syncs what it hashed before it answers.
         """
         with self.lock:
-            self._check_within(batch, differing)
+            batch.check_within(differing)
             self._end(batch, "compare")
             if differing:
                 place, mask = segments_mask(differing)
@@ -358,7 +358,7 @@ class DirtyMap:
             What stays in flight, in place of ``batch``; None if nothing does.
         """
         with self.lock:
-            self._check_within(batch, apart)
+            batch.check_within(apart)
             self._end(batch, batch.kind)
             place, mask = segments_mask(apart)
             self._age.marked(now)
@@ -386,19 +386,6 @@ class DirtyMap:
         self._suspect.clear(batch.place, batch.mask)
         if not self._dirty.count and not self._flying.count:
             self._age.emptied()
-
-    @staticmethod
-    def _check_within(batch: Batch, differing: Segments) -> None:
-        """Raises ValueError unless ``differing`` are ascending runs within the batch's."""
-        inside = iter(batch.segments)
-        first, count = next(inside)
-        end = 0
-        for start, length in differing:
-            while first + count < start + length and (more := next(inside, None)):
-                first, count = more
-            if length <= 0 or start < max(first, end) or start + length > first + count:
-                raise ValueError(f"granules {start}+{length} differ, but were not compared")
-            end = start + length
 
     def _end(self, batch: Batch, kind: Kind) -> None:
         if batch.kind != kind or batch not in self._outstanding:
