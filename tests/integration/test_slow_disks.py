@@ -93,7 +93,7 @@ def test_a_slow_source_and_a_slow_target(tmp_path: Path) -> None:
         slow_target.delay = 4.0
         write(device, MIB, 64 * 4096)
         until(lambda: not in_step(both.status()["job"]), 20, "the change being seen")
-        assert both.show()["disks"][0]["dirty_bytes"] + both.show()["disks"][0]["in_flight_bytes"]
+        until(lambda: not in_step(both.show()), 3, "the receiver saying that it lacks something")
         longest = watched(both, in_step, 60)
         assert longest < ANSWER_SECONDS, "a slow disk held up a daemon"
         slow_target.delay = 0.03

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_a_disk_that_takes_long_for_each_error_is_not_sifted_to_the_end(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sick = Sick(*range(100), seconds=7.0)
-    monkeypatch.setattr("replicad.reader.time.monotonic", lambda: sick.now)
+    monkeypatch.setattr("replicad.reader.time", SimpleNamespace(monotonic=lambda: sick.now))
     reader = DiskReader(str(image), preadv=sick)
     bad, untried = reader.sift([(0, 600 * GRANULE)], 10.0)
     assert numbers(bad) | numbers(untried) <= set(range(600 * GRANULE))
