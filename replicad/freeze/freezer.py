@@ -197,7 +197,10 @@ class Freezer:
     def close(self) -> None:
         """Thaw if that has not been done, end the watchdog and close everything."""
         if self._guardian is not None:
-            self._guardian.close()
+            frozen = self._first is not None and not self._guardian.ended
+            self._guardian.close(
+                self._first + self.budget + GRACE_SECONDS if frozen and self._first else None
+            )
             self._guardian = None
             if self._record is not None:
                 remove_record(self._record)

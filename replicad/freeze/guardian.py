@@ -130,11 +130,12 @@ class Guardian:
                 lambda: self.rescued or any(name in self.heard for name in names), seconds
             )
 
-    def close(self) -> None:
-        """End the watchdog; whatever it has frozen is thawed on the way."""
+    def close(self, latest: float | None = None) -> None:
+        """End the watchdog; whatever it has frozen is thawed on the way, by ``latest``."""
         with contextlib.suppress(OSError):
             self._peer.shutdown(socket.SHUT_WR)
-        self.expect(self._clock() + PATIENCE_SECONDS)
+        patience = self._clock() + PATIENCE_SECONDS
+        self.expect(patience if latest is None else min(patience, latest))
         self._thread.join()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(RESCUE_SECONDS)
