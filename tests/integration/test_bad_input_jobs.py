@@ -56,7 +56,7 @@ def test_an_unknown_job_is_refused(running: Serving, action: str) -> None:
     assert "nonesuch" in running.refused("RPL-4003", 3, "job", action, "nonesuch")["message"]
 
 
-@pytest.mark.parametrize("action", ["start", "retry", "delete"])
+@pytest.mark.parametrize("action", ["start", "delete"])
 def test_what_a_running_job_cannot_do_is_refused(running: Serving, action: str) -> None:
     assert "syncing" in running.refused("RPL-4005", 3, "job", action, running.both.job)["message"]
 
