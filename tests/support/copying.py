@@ -248,6 +248,7 @@ class Link:
         self.closed = asyncio.Event()
         self.sent: list[object] = []
         self.on_commit: Callable[[Commit], None] | None = None
+        self.heartbeat = HEARTBEAT
         self._ids = 0
 
     def new_id(self) -> int:
