@@ -7,6 +7,7 @@ import pytest
 from tests.vm import campaign, images
 
 
+@pytest.mark.campaign
 @pytest.mark.root
 @pytest.mark.vm
 @pytest.mark.slow
