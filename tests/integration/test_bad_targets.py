@@ -20,7 +20,7 @@ from tests.support.baddisk import BadDisk, attached, bad_disk
 from tests.support.loops import MIB, filesystem, loop_device, mounted, run
 from tests.support.pair import CommandFailed, Pair, pair, same_content, until
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 SIZE = 24 * MIB
 GRANULE = 4096
