@@ -67,7 +67,12 @@ def open_pins(library: Libbpf, directory: Path, runtime_dir: Path) -> Attached:
         _or_release(held, lambda: pins.remove(directory))
         os.close(held)
         anew = pins.lock(directory, create=True)
-        return _or_release(anew, lambda: load(library, directory, runtime_dir, anew))
+        try:
+            return load(library, directory, runtime_dir, anew)
+        except BaseException:
+            pins.remove(directory)  # half of it, or an empty directory, is of no use to anybody
+            os.close(anew)
+            raise
     except LibbpfError as error:
         raise TrackerUnavailable(explain(error)) from error
     except OSError as error:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from replicad.tracker import bitmap, build, layout, load
+from replicad.tracker import bitmap, build, layout, load, pins
 from replicad.tracker.errors import TrackerUnavailable
-from replicad.tracker.libbpf import LibbpfError
+from replicad.tracker.libbpf import Libbpf, LibbpfError
 
 NOW = {
     "block_bio_queue": ["bio"],
@@ -90,3 +91,17 @@ def test_a_source_that_does_not_compile_says_where(tmp_path: Path) -> None:
     with pytest.raises(build.BuildError, match=r"bad\.c:1"):
         build.compile_object(source, tmp_path / "bad.o")
     assert not (tmp_path / "bad.o").exists()
+
+
+@pytest.mark.root
+def test_a_refused_load_leaves_no_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one in bpffs would look like a tracker."""
+    directory = pins.BPFFS / f"{pins.PREFIX}refused-{os.getpid()}"
+
+    def refuses(*_: object) -> None:
+        raise LibbpfError(22, "loading")
+
+    monkeypatch.setattr(load, "load", refuses)
+    with pytest.raises(TrackerUnavailable):
+        load.open_pins(Libbpf(), directory, directory)
+    assert not directory.exists()

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from replicad.tracker.pins import collect_garbage
 from tests.support.pair import Pair, Process, until
 from tests.vm.guest.disks import run
 
@@ -40,6 +41,17 @@ def install(disks: Sequence[str]) -> None:
         f'[source]\nname = "web01"\ndisks = {json.dumps(list(disks))}\n'
     )
     run("systemd-tmpfiles", "--create")  # the mode of the configuration that is there now
+    systemctl("daemon-reload")
+
+
+def remove() -> None:
+    """Ends both and forgets all that they kept, so that another test begins anew."""
+    systemctl("stop", *DAEMONS)
+    for daemon in DAEMONS:
+        for place in ("/etc", "/run", "/var/lib"):
+            shutil.rmtree(f"{place}/{daemon}", ignore_errors=True)
+        shutil.rmtree(f"/etc/systemd/system/{daemon}.service.d", ignore_errors=True)
+    collect_garbage()
     systemctl("daemon-reload")
 
 
