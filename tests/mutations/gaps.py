@@ -71,6 +71,16 @@ GAPS = (
         MODEL,
     ),
     one(
+        "another-tracking-is-trusted-when-a-session-opens",
+        4,
+        JOBDISK,
+        "                if self.map.header.token != present.token:\n",
+        "                if False:\n",
+        "tests/replicad/test_transfer.py"
+        "::test_tracking_that_began_anew_between_two_sessions_is_a_gap",
+        MODEL,
+    ),
+    one(
         "what-flies-when-events-were-missed-is-not-sent-again",
         4,
         MAP,

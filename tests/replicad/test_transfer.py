@@ -63,6 +63,21 @@ def test_a_comparison_sends_only_what_differs() -> None:
     in_bench(case)
 
 
+def test_tracking_that_began_anew_between_two_sessions_is_a_gap() -> None:
+    """Nobody drained meanwhile: opening the session is what finds it out."""
+
+    async def case(made: Bench) -> None:
+        await made.sync()
+        made.tracker.write(made.path, 30, b"y" * GRANULE, seen=False)
+        made.tracker.token = "t1"
+        await made.transfer()
+        assert made.disk.live_map.suspect_granules == GRANULES
+        await made.sync()
+        assert made.equal()
+
+    in_bench(case)
+
+
 @given(cut=st.integers(0, 3_000_000), seed=st.integers(0, 9))
 def test_cut_at_any_byte_the_next_session_makes_them_equal(cut: int, seed: int) -> None:
     async def case(made: Bench) -> None:
