@@ -48,7 +48,6 @@ GAPS = (
         "found.misses == present.misses,",
         "True,",
         _DISTRUST,
-        MODEL,
     ),
     one(
         "the-bitmap-is-trusted-after-a-miss",

@@ -157,7 +157,7 @@ WRITES = (
         "replicad/planner.py",
         "if dirty_map.flying_granules or dirty_map.suspect_granules:",
         "if False:",
-        MODEL,
+        "tests/replicad/test_planner.py::test_a_final_set_needs_quiet",
     ),
 )
 

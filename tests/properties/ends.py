@@ -8,7 +8,7 @@ attached, then data connections are made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +31,7 @@ from replicad.engine.passes import run_pass
 from replicad.feed import Refill, Work
 from replicad.jobdisk import JobDisk
 from replicad.pace import Pacer
+from replicad.reader import DiskReader
 from replicad.sender import Sender
 from replicad.transfer import Transfer
 from tests.properties.clockwork import ManualExecutor, SteppedLoop
@@ -65,13 +66,19 @@ class CountingMap(DirtyMap):
         super().lost(batch)
 
 
-class SimReader:
-    """Reads a disk that is written meanwhile: the first half of each granule was read earlier."""
+class SimReader(DiskReader):
+    """Reads a disk that is written meanwhile: the first half of each granule was read earlier.
 
-    def __init__(self, disk: bytearray, path: str, **_: object) -> None:
+    It is the real reader of an empty file, but for what it reads.
+    """
+
+    def __init__(self, disk: bytearray, path: str, directory: Path) -> None:
+        file = directory / "source"
+        with file.open("ab") as it:
+            it.truncate(SIZE)
+        super().__init__(str(file))
         self._disk = disk
         self.path = path
-        self.size = SIZE
         self.early: dict[int, bytes] = {}
         self.last: list[tuple[int, bytes]] = []
 
@@ -96,14 +103,11 @@ class SimReader:
             at += length
         return at
 
-    def data_ranges(self) -> list[tuple[int, int]]:
-        return [(0, SIZE)]
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        yield 0, SIZE
 
     def check_size(self) -> None:
         """It has not changed."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class SimSender(Sender):
@@ -348,6 +352,7 @@ class SourceEnd:
             if disk.map is not None:
                 disk.map.close()
                 disk.map = None
+            disk.reader.close()
         sockets = list(self.transfer._sockets) if self.transfer else []
         self.loop.kill()
         for each in sockets:

@@ -35,6 +35,8 @@ def disturb(world: WholeWay, chance: random.Random) -> None:
         at = chance.randrange(len(world.source.reading))
         work, _ = world.source.reading[at]
         world.source.reading[at] = (work, world.source.reader.begin(work.ranges))
+    elif what == 5 and chance.random() < BREAKS:
+        world.miss(chance.randrange(10), 1)
     elif what == 4 and chance.random() < BREAKS:
         break_something(world, chance)
     world.leave_if_failed()

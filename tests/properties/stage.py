@@ -64,7 +64,11 @@ def play(world: WholeWay, stack: contextlib.ExitStack) -> None:
     put(replicad.planner, "COMPARE_LIMITS", COMPARE)
     put(replicad.engine.passes, "TAKE", 3)
     put(replicad.engine.passes, "RESWEEP", 2)
-    put(replicad.jobdisk, "DiskReader", lambda path, **_: SimReader(world.disk, path))
+    put(
+        replicad.jobdisk,
+        "DiskReader",
+        lambda path, **_: SimReader(world.disk, path, world.directory),
+    )
     put(replicad.recovery, "DirtyMap", CountingMap)
     put(replicad.jobdisk, "boot_id", lambda: world.kernel.boot)
     put(replicad.tracker.disk, "inspect", sim.inspect)

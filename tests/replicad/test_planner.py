@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from replicad.comparison import differing, differing_granules
-from replicad.dirtymap import Batch, Found
-from replicad.planner import divide
+from replicad.dirtymap import Batch, DirtyMap, Found, Header
+from replicad.planner import NotSettledError, Sweep, divide, take_everything
 
 GRANULES = st.sets(st.integers(0, 700), min_size=1, max_size=300)
 
@@ -61,3 +64,22 @@ def test_bits_become_granules(blocks: set[int], granule: int) -> None:
     runs = differing_granules(batch, got, granule)
     granules = [g for first, count in runs for g in range(first, first + count)]
     assert granules == sorted({offset // granule for offset in differ})
+
+
+def test_a_final_set_needs_quiet(tmp_path: Path) -> None:
+    """What is in flight may be dirty again and could not be taken; of a suspect nobody knows."""
+    header = Header(job="j", disk="d", size=1 << 20, granule=4096)
+    held = DirtyMap.create(str(tmp_path / "map"), header)
+    held.mark_range(3, 2, 0.0)
+    (flying,) = Sweep(held, 0, "data").take_many(9)
+    held.mark_range(3, 1, 0.0)
+    with pytest.raises(NotSettledError, match="2 granules are in flight"):
+        take_everything(held, 0)
+    held.acked(flying)
+    held.suspect_range(7, 1)
+    with pytest.raises(NotSettledError, match="1 suspect"):
+        take_everything(held, 0)
+    (compared,) = Sweep(held, 0, "compare").take_many(9)
+    held.compared(compared, (), 0.0)
+    assert [covered(batch) for batch in take_everything(held, 0)] == [[3]]
+    held.close()
