@@ -90,7 +90,6 @@ CHECKPOINTS = (
         "    await session.sync()\n",
         "",
         f"{IN_MANAGER}::test_no_session_is_opened_while_a_commit_is_recorded",
-        MODEL,
     ),
     one(
         "content-is-taken-while-a-checkpoint-is-preserved",

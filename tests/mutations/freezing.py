@@ -128,8 +128,9 @@ ENGINE = (
     one(
         "an-order-may-name-any-disk",
         8,
-        "replicad/engine/disks.py",
-        "            if path not in offered and (allowed or Path(path).exists()):\n",
+        "replicad/finding.py",
+        "            if path not in here and (path not in allowed if allowed else "
+        "Path(path).exists()):\n",
         "            if False:\n",
         "tests/replicad/engine/test_disks.py",
     ),

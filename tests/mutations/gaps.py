@@ -186,7 +186,6 @@ TRACKER = (
         "                self._hand_over(disk, identity, sink)\n            self._settled = False",
         "            self._settled = False",
         f"{RACE}::test_killed_between_any_two_steps_of_a_drain",
-        MODEL,
     ),
     one(
         "the-bitmap-that-is-marked-is-read",

@@ -99,14 +99,6 @@ FENCES = (
         quick=True,
     ),
     one(
-        "a-fenced-session-goes-on-writing",
-        3,
-        APPLYING,
-        "        if self._target.over:\n            raise SESSION_FENCED.peer()",
-        "        return",
-        MODEL,
-    ),
-    one(
         "a-closed-session-admits-connections",
         3,
         SESSION,
