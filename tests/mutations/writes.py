@@ -169,7 +169,6 @@ ORDER = (
         "return self._dirty.read(place) & ~self._flying.read(place)",
         "return self._dirty.read(place)",
         MAP_MODEL,
-        MODEL,
     ),
     one(
         "what-is-in-flight-is-compared",
