@@ -21,7 +21,7 @@ from tests.support.loops import MIB, loop_device, mounted
 from tests.support.pair import CommandFailed, Pair, busy_writer, pair, until
 from tests.support.stall import Observer
 
-pytestmark = [pytest.mark.campaign, pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(240)]
 
 MARGIN = 0.4
 """Seconds beyond the budget: 0.1 until the daemon takes over from a watchdog that hangs, the rest

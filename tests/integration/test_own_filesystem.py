@@ -22,7 +22,7 @@ from tests.support.loops import MIB, loop_device, mounted
 from tests.support.pair import Pair, Process, busy_writer, pair, same_content, until
 from tests.support.stall import Observer
 
-pytestmark = [pytest.mark.campaign, pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_NEEDED = ("test", "tests", "idlelib", "ensurepip", "site-packages", "dist-packages", "config-*")

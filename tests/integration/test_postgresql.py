@@ -25,7 +25,7 @@ from tests.support.loops import MIB, loop_device, mounted, run
 from tests.support.pair import CommandFailed, free_ports, pair
 
 pytestmark = [
-    pytest.mark.campaign,
+    pytest.mark.slow,
     pytest.mark.root,
     pytest.mark.timeout(240),
     pytest.mark.skipif(not shutil.which("pg_lsclusters"), reason="PostgreSQL is not installed"),

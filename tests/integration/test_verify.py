@@ -166,7 +166,7 @@ def rot(medium: Path, content: bytes, offset: int) -> None:
         os.pwrite(file.fileno(), bytes([byte ^ 1]), place + 100)
 
 
-@pytest.mark.campaign
+@pytest.mark.slow
 def test_rot_below_the_page_cache_is_found_whoever_is_killed(tmp_path: Path) -> None:
     with on_a_medium(tmp_path) as (both, medium, content):
         copy = both.intermediate()
