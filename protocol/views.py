@@ -198,6 +198,15 @@ class SourceStatus(View, frozen=True):
     job: JobStatus | None
 
 
+class CompressionView(View, frozen=True):
+    """How hard the source compresses: the job's mode (``auto``, ``none`` or a level), the zstd
+    level of the next frame (None: none), and why it is that one."""
+
+    mode: str
+    level: int | None
+    because: str
+
+
 class JobStatus(View, frozen=True):
     """The job as the source sees it: a JobReport in the words of ``status``."""
 
@@ -211,6 +220,7 @@ class JobStatus(View, frozen=True):
     wire_bytes: int
     lag_seconds: float
     bandwidth: int
+    compression: CompressionView
     sentence: str
     convergence: Convergence
     error: ErrorInfo | None

@@ -36,7 +36,7 @@ from replicad.engine.job import JobEngine, internal
 from replicad.engine.session import Settings
 from replicad.freeze.leftover import thaw_leftovers
 from replicad.inventory import present_disks
-from replicad.report import Snapshot, metrics, source_status
+from replicad.report import Snapshot, compression_view, metrics, source_status
 from replicad.tracker import (
     EbpfTracker,
     NoTracker,
@@ -235,6 +235,9 @@ class Daemon:
             report=report,
             frozen=tuple(self.engine.standing.frozen),
             verified=replace(self.engine.standing.tally),
+            compression=compression_view(
+                self.engine.order.compress, self.engine.standing.tuner.choice
+            ),
             errors=dict(self._errors + self.engine.standing.errors),
             misses=report.tracker_misses if report else 0,
             reconnects=self.engine.standing.reconnects,

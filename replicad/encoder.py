@@ -12,6 +12,7 @@ fs/btrfs/compression.c), so incompressible data costs 1 % and not 100 %.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -20,6 +21,7 @@ import xxhash
 import zstandard
 
 from protocol.wire.frames import RAW, ZSTD, Data, Segment, encode_meta
+from replicad.compression import Tuner
 
 BLOCK: Final = 4096
 RUN_BLOCKS: Final = 16
@@ -28,10 +30,14 @@ RUN_BLOCKS: Final = 16
 SAMPLE: Final = 8192
 """Bytes of one compression sample."""
 
+PROMISING: Final = 0.97
+"""Compressed over raw size of the samples up to which the extent is tried: a sample is too short
+for what repeats at a distance (words of a text: 0.92 for a sample, 0.43 for the extent), while
+random bytes never get below 1."""
+
 WORTH: Final = 0.85
 """Compressed over raw size up to which sending the compressed form pays."""
 
-AUTO_LEVEL: Final = 1
 _WORDS: Final = BLOCK // 8
 
 Range = tuple[int, int]
@@ -50,24 +56,26 @@ class Encoder:
 
     Args:
         compress: ``auto``, ``none`` or a zstd level as text.
+        tuner: chooses the level of ``auto``; one for all encoders of a job.
+
+    Attributes:
+        seconds: what compressing took so far, looking and trying included.
     """
 
-    def __init__(self, compress: str = "auto") -> None:
+    def __init__(self, compress: str = "auto", tuner: Tuner | None = None) -> None:
+        self.seconds = 0.0
+        self._tuner = tuner or Tuner()
+        self._levels: dict[int, zstandard.ZstdCompressor] = {}
         self._zeros: dict[int, bytes] = {}
         self._nothing = xxhash.xxh3_128_digest(b"")
         self._probe = zstandard.ZstdCompressor(level=-1)
-        self._mode: tuple[zstandard.ZstdCompressor | None, bool] = None, False
         self.compress = ""
         self.set_compress(compress)
 
     def set_compress(self, compress: str) -> None:
         """Change the mode; used from the next frame on. Called from another thread than
-        :meth:`encode`, so what belongs together changes in one step."""
-        if compress != self.compress:
-            level = int(compress) if compress.isdecimal() else AUTO_LEVEL
-            zstd = None if compress == "none" else zstandard.ZstdCompressor(level=level)
-            self._mode = zstd, compress == "auto"
-            self.compress = compress
+        :meth:`encode`."""
+        self.compress = compress
 
     def encode(self, disk: int, ranges: Sequence[Range], buffer: memoryview) -> Encoded:
         """Turn the content of ``ranges`` (offset, length) at the beginning of ``buffer`` into
@@ -136,16 +144,45 @@ class Encoder:
 
     def _squeeze(self, buffer: memoryview, raw: int) -> int:
         """Compress in place if it pays; the payload's size afterwards."""
-        zstd, automatic = self._mode
-        if zstd is None or raw < BLOCK:
+        compress = self.compress
+        if compress == "none" or raw < BLOCK:
             return raw
-        if automatic and not self._promising(buffer[:raw]):
+        begun = time.monotonic()
+        try:
+            if compress != "auto":
+                return self._take(self._at(int(compress)).compress(buffer[:raw]), buffer, raw)
+            return self._squeeze_if_worth(buffer, raw)
+        finally:
+            self.seconds += time.monotonic() - begun
+
+    def _squeeze_if_worth(self, buffer: memoryview, raw: int) -> int:
+        tuner = self._tuner
+        if not tuner.worth_a_look():
             return raw
-        compressed = zstd.compress(buffer[:raw])
+        if not self._promising(buffer[:raw]):
+            tuner.looked(shrank=False)
+            return raw
+        compressed = self._at(tuner.level).compress(buffer[:raw])
+        if (level := tuner.next_level()) is not None:
+            begun = time.monotonic()
+            there = len(self._at(level).compress(buffer[:raw]))
+            tuner.tried(raw, len(compressed), there, time.monotonic() - begun)
+        payload = self._take(compressed, buffer, raw)
+        tuner.looked(shrank=payload < raw)
+        return payload
+
+    def _take(self, compressed: bytes, buffer: memoryview, raw: int) -> int:
+        """Put it into the buffer, unless that saves too little."""
         if len(compressed) > raw * WORTH:
             return raw
         buffer[: len(compressed)] = compressed
         return len(compressed)
+
+    def _at(self, level: int) -> zstandard.ZstdCompressor:
+        """This thread's compressor of a level."""
+        if (found := self._levels.get(level)) is None:
+            found = self._levels[level] = zstandard.ZstdCompressor(level=level)
+        return found
 
     def _promising(self, content: memoryview) -> bool:
         size = len(content)
@@ -154,7 +191,7 @@ class Encoder:
         taken = 0
         for at in (0, (size // 2) & ~(BLOCK - 1), size - SAMPLE):
             taken += len(self._probe.compress(content[at : at + SAMPLE]))
-        return taken <= 3 * SAMPLE * WORTH
+        return taken <= 3 * SAMPLE * PROMISING
 
 
 def cut_zeros(

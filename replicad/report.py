@@ -15,8 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from protocol.errors import INTERNAL
 from protocol.local.freezes import CONVERGENCE_GAUGES, freeze_histogram
 from protocol.local.recoveries import recoveries
-from protocol.views import DiskView, JobStatus, SourceStatus, TrackerView
+from protocol.views import CompressionView, DiskView, JobStatus, SourceStatus, TrackerView
 from protocol.wire.jobs import DiskReport, JobOrder, JobReport
+from replicad.compression import Choice, level_of
 from replicad.verification import Tally
 
 
@@ -28,6 +29,7 @@ class Snapshot:
     report: JobReport | None = None
     frozen: Sequence[float] = ()
     verified: Tally = field(default_factory=Tally)
+    compression: CompressionView = field(default_factory=lambda: compression_view("auto", Choice()))
     errors: dict[str, int] = field(default_factory=dict)
     misses: int = 0
     reconnects: int = 0
@@ -56,7 +58,12 @@ def disk_view(report: DiskReport, intermediate: str | None = None) -> DiskView:
     )
 
 
-def job_status(order: JobOrder, report: JobReport) -> JobStatus:
+def compression_view(mode: str, choice: Choice) -> CompressionView:
+    """How hard is compressed now, in a job's mode."""
+    return CompressionView(mode, *level_of(mode, choice))
+
+
+def job_status(order: JobOrder, report: JobReport, compression: CompressionView) -> JobStatus:
     """The job as ``replicad status`` shows it."""
     return JobStatus(
         id=report.job,
@@ -69,6 +76,7 @@ def job_status(order: JobOrder, report: JobReport) -> JobStatus:
         wire_bytes=report.wire_bytes,
         lag_seconds=report.lag_seconds,
         bandwidth=order.bandwidth,
+        compression=compression,
         sentence=report.sentence,
         convergence=report.convergence,
         error=report.error,
@@ -95,7 +103,7 @@ def source_status(
         connected=now.connected,
         sentence=sentence,
         tracker=tracker,
-        job=job_status(order, now.report) if now.report else None,
+        job=job_status(order, now.report, now.compression) if now.report else None,
     )
 
 
@@ -108,6 +116,13 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
     labels = (report.job,) if report else ()
     if report is not None:
         yield from _job(report, labels)
+        if now.compression.level is not None:
+            yield gauge(
+                "replicad_compression_level",
+                "zstd level of the next frame; no sample without compression.",
+                now.compression.level,
+                [report.job],
+            )
         yield from _disks(report)
     yield counter("replicad_tracker_misses", "Events that the tracker missed.", now.misses)
     yield counter(

@@ -27,6 +27,7 @@ from protocol.wire.frames import Ack, Diff, Digests, Fence, Ping, Segment, encod
 from protocol.wire.limits import BUFFER, DIGEST_SIZE, LENGTH, PAYLOAD_MAX, TAG
 from protocol.wire.window import SendWindow
 from replicad.comparison import COARSE, FINE, block_count
+from replicad.compression import Tuner
 from replicad.dirtymap import Batch
 from replicad.encoder import Encoder
 from replicad.feed import Feed, Work
@@ -42,6 +43,7 @@ class Sender(threading.Thread):
 
     Args:
         on_fault: called from this thread with what ended it; not called after :meth:`stop`.
+        tuner: chooses how hard to compress; told how long things take.
 
     Attributes:
         wire_bytes: bytes given to the socket, seals and lengths included.
@@ -58,13 +60,16 @@ class Sender(threading.Thread):
         pacer: Pacer,
         compress: str,
         on_fault: Callable[[Fault], None],
+        tuner: Tuner | None = None,
     ) -> None:
         super().__init__(name=f"sender-{index}", daemon=True)
         self.index = index
         self.wire_bytes = 0
         self.read_bytes = 0
         self.read_seconds = 0.0
-        self.encoder = Encoder(compress)
+        self._tuner = tuner or Tuner()
+        self.encoder = Encoder(compress, self._tuner)
+        self._line_seconds = 0.0
         self._sock = sock
         self._sealer = keys.sealer(index, Direction.FROM_SOURCE)
         self._seed = keys.digest_seed
@@ -154,6 +159,8 @@ class Sender(threading.Thread):
     def _data(self, work: Work, plain: memoryview, sealed: memoryview) -> None:
         reserved = work.size
         self._inflight.reserve(1, reserved)
+        begun, compressing = time.monotonic(), self.encoder.seconds
+        waiting = self._line_seconds
         if work.frozen is not None:
             plain[:reserved] = work.frozen
         elif not salvage(self._feed, work, lambda: self._read(work, work.ranges, plain)):
@@ -164,6 +171,10 @@ class Sender(threading.Thread):
         work.zeros = encoded.zero
         crash.here("sender.encoded")
         self._send(work, work.size, reserved, plain[: encoded.size], sealed, 0)
+        now = time.monotonic()
+        compressed, waited = self.encoder.seconds - compressing, self._line_seconds - waiting
+        other = now - begun - compressed - waited
+        self._tuner.sent(encoded.size, compressed, waited, other, now)
 
     def _read(self, work: Work, ranges: Sequence[tuple[int, int]], into: memoryview) -> None:
         begun = time.monotonic()
@@ -241,9 +252,12 @@ class Sender(threading.Thread):
         self._put(sealed)
 
     def _put(self, frame: memoryview) -> None:
-        send_all(self._sock, frame, self._stopping.is_set)
+        self._line_seconds += send_all(self._sock, frame, self._stopping.is_set)
         self.wire_bytes += len(frame)
 
     def _wait(self, seconds: float) -> None:
-        if seconds > 0 and self._stopping.wait(seconds):
-            raise Stopped
+        """For the limit: what it allows is the line, too."""
+        if seconds > 0:
+            self._line_seconds += seconds
+            if self._stopping.wait(seconds):
+                raise Stopped

@@ -27,6 +27,7 @@ from protocol.wire.frames import Ack, Diff, Pong
 from protocol.wire.limits import HANDSHAKE_TIMEOUT, HEARTBEAT
 from protocol.wire.messages import SessionOpened
 from replicad.comparison import COARSE, FINE, differing, differing_granules
+from replicad.compression import Tuner
 from replicad.feed import Feed, Refill, Work
 from replicad.inflight import InFlight, Window
 from replicad.jobdisk import JobDisk
@@ -50,6 +51,7 @@ class Transfer:
     Args:
         meter: learns how fast is sent.
         heartbeat: seconds between two signs of life on each connection.
+        tuner: chooses how hard to compress; keeps what it has learnt over sessions.
 
     Attributes:
         acked_bytes: logical bytes that were durably acknowledged in this transfer.
@@ -64,8 +66,10 @@ class Transfer:
         compress: str,
         meter: SendMeter | None = None,
         heartbeat: float = HEARTBEAT,
+        tuner: Tuner | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._tuner = tuner or Tuner()
         self._heartbeat = heartbeat
         self._beating: asyncio.TimerHandle | None = None
         self._alive: list[Alive] = []
@@ -138,6 +142,7 @@ class Transfer:
             self._pacer,
             self._compress,
             self._fail_from_thread,
+            self._tuner,
         )
         self._senders[index] = sender
         sender.start()

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import select
 import socket
+import time
 from collections.abc import Callable
 
 from protocol.errors import CONNECTION_LOST, PROTOCOL, UNREACHABLE, Fault
@@ -68,14 +69,14 @@ async def dial(host: str, port: int, keys: SessionKeys, index: int) -> socket.so
     return sock
 
 
-def send_all(sock: socket.socket, view: memoryview, stopped: Callable[[], bool]) -> None:
-    """Send every byte, from a worker thread.
+def send_all(sock: socket.socket, view: memoryview, stopped: Callable[[], bool]) -> float:
+    """Send every byte, from a worker thread; the seconds that it waited for room.
 
     Raises:
         PeerFault: CONNECTION_LOST, also when ``stopped`` becomes true while waiting.
     """
     poll: select.poll | None = None
-    at = 0
+    at, waited = 0, 0.0
     while at < len(view):
         try:
             at += sock.send(view[at:])
@@ -84,13 +85,16 @@ def send_all(sock: socket.socket, view: memoryview, stopped: Callable[[], bool])
             if poll is None:
                 poll = select.poll()
                 poll.register(sock, select.POLLOUT)
+            begun = time.monotonic()
             poll.poll(POLL_SLICE_MS)
+            waited += time.monotonic() - begun
             if stopped():
                 raise CONNECTION_LOST.peer(peer="the receiver", detail="stopped") from None
         except OSError as error:
             raise CONNECTION_LOST.peer(
                 peer="the receiver", detail=error.strerror or str(error)
             ) from error
+    return waited
 
 
 def writable(sock: socket.socket) -> bool:

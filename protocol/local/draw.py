@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         CheckItem,
         CheckpointResult,
         CheckpointView,
+        CompressionView,
         DiskView,
         EstimateView,
         IntermediateView,
@@ -133,6 +134,12 @@ def _progress(view: JobView | JobStatus) -> list[tuple[str, RenderableType]]:
         ("convergence", _convergence(view.convergence)),
         ("epoch", Text(str(view.epoch))),
     ]
+
+
+def _compression(said: CompressionView) -> str:
+    level = "none" if said.level is None else f"zstd {said.level}"
+    mode = "auto, now " if said.mode == "auto" else ""
+    return f"{mode}{level}: {said.because}"
 
 
 def _convergence(said: Convergence) -> Text:
@@ -351,6 +358,7 @@ def status(view: SourceStatus) -> RenderableType:
     rows.append(("job", plain(f"{view.job.name} ({view.job.id})")))
     rows += _progress(view.job)
     rows.append(("limit", Text(format_limit(view.job.bandwidth))))
+    rows.append(("compression", plain(_compression(view.job.compression))))
     return Group(facts(rows), *_error(view.job.error), Text(), disks(view.job.disks))
 
 

@@ -245,6 +245,7 @@ class JobEngine:
                 self.order.compress,
                 self.standing.outlook.sending,
                 link.heartbeat,
+                self.standing.tuner,
             ) as transfer:
                 self._transfer = transfer
                 self.standing.speed.restart()

@@ -12,6 +12,7 @@ from collections import Counter
 from protocol.errors import Fault
 from protocol.wire.jobs import DiskRange, ErrorInfo, JobOrder, JobReport, JobState, VerifyOrder
 from protocol.wire.messages import CheckpointFailed, Verified, VerifyFailed
+from replicad.compression import Tuner
 from replicad.convergence import Outlook
 from replicad.engine.disks import DiskSet
 from replicad.pace import Speedometer, remaining_seconds
@@ -35,10 +36,12 @@ class Standing:
         frozen: seconds of each freeze that was committed.
         errors: faults by code.
         outlook: whether passes converge, and what a freeze would take.
+        tuner: how hard is compressed, and why.
     """
 
     def __init__(self, outlook: Outlook) -> None:
         self.outlook = outlook
+        self.tuner = Tuner()
         self.state: JobState = "ready"
         self.sentence = ""
         self.error: Fault | None = None

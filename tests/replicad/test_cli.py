@@ -122,7 +122,15 @@ def test_status_shows_speed_remaining_and_both_kinds_of_bytes(
     command: Command, daemon: Recorded
 ) -> None:
     assert command("status") == 0
-    for part in ("web01", "vault.example:8080, connected", "ebpf", "250 MB/s", "26s", "2 GiB of"):
+    for part in (
+        "web01",
+        "vault.example:8080, connected",
+        "ebpf",
+        "250 MB/s",
+        "26s",
+        "2 GiB of",
+        "zstd 3",
+    ):
         assert part in command.out
 
 
