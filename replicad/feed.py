@@ -30,7 +30,8 @@ Refill = Callable[[], Sequence["Work"]]
 class Work:
     """One batch on its way. ``ranges`` are bytes (offset, length) of the disk.
 
-    ``frozen``: the content, when it was read while the source was frozen. ``zeros``: bytes of
+    ``frozen``: the content, when it was read while the source was frozen; let go of as soon as
+    nobody can want it, for it holds all that was reserved for the freeze. ``zeros``: bytes of
     the content that turned out to be zero. ``bits``: the receiver's answer to digests, once it
     has come. ``verdict``: of a verification, who is told which ranges differ; the dirty map is
     not.
@@ -116,6 +117,7 @@ class Feed:
         """The receiver's durable answer has been carried into the map."""
         with self._changed:
             del self._outstanding[work.batch]
+            work.frozen = None
             self._settle()
 
     def stop(self) -> list[Work]:
@@ -129,6 +131,12 @@ class Feed:
                 del self._outstanding[work.batch]
             self._changed.notify_all()
         return unsent
+
+    def forget_content(self) -> None:
+        """After the senders have ended: nothing is sent any more, so no content is needed."""
+        with self._changed:
+            for work in self._outstanding.values():
+                work.frozen = None
 
     def abandon(self) -> list[Work]:
         """After the senders have ended: everything that was sent and not answered."""

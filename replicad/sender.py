@@ -161,8 +161,9 @@ class Sender(threading.Thread):
         self._inflight.reserve(1, reserved)
         begun, compressing = time.monotonic(), self.encoder.seconds
         waiting = self._line_seconds
-        if work.frozen is not None:
-            plain[:reserved] = work.frozen
+        if (content := work.frozen) is not None:
+            plain[:reserved] = content
+            del content
         elif not salvage(self._feed, work, lambda: self._read(work, work.ranges, plain)):
             self._inflight.cancel(1, reserved)
             return

@@ -166,6 +166,7 @@ class Transfer:
             # Also when cancelled: what a sender still reads or plans must not be closed.
             await to_end(None, self._join)
         finally:
+            self._feed.forget_content()
             for sock in self._sockets:
                 sock.close()  # type: ignore[attr-defined]
             self._sockets.clear()

@@ -161,6 +161,8 @@ class Checkpointer:
             # What no sender has begun is dirty again; what one has, belongs to the transfer.
             frozen.give_up()
             raise
+        finally:
+            frozen.free()
         return taken
 
     async def _readable(self) -> None:

@@ -134,9 +134,7 @@ class Frozen:
         return sum(disk.live_map.dirty_bytes for disk in self.disks.disks)
 
     def _reserve(self, wanted: int) -> None:
-        if self._arena is not None:
-            self._arena.free()
-            self._arena = None
+        self.free()
         most = max(ARENA_LEAST, min(forecast.MEMORY_BYTES, available_memory() // 8))
         self._arena = Buffer(min(most, max(2 * ARENA_LEAST, wanted)))
         try:
@@ -266,10 +264,18 @@ class Frozen:
             if reason := is_busy_unmounted(disk.path):
                 raise DISK_BUSY_UNMOUNTED.fault(path=disk.path, detail=reason)
 
+    def free(self) -> None:
+        """The memory is not needed any more: it goes now and not when somebody finds a cycle. What
+        a sender still holds goes when that ends."""
+        if self._arena is not None:
+            self._arena.free()
+            self._arena = None
+
     def give_up(self) -> None:
         """The instant is lost: what was taken is dirty again. Nobody reads any more."""
         while self.works:
             work = self.works.popleft()
+            work.frozen = None
             work.disk.live_map.lost(work.batch)
 
     def take(self) -> Sequence[Work]:

@@ -22,7 +22,7 @@ from replicad.freeze import watchdog
 from replicad.freeze.freezer import Freezer
 from replicad.freeze.guardian import INTERPRETER, WATCHDOG, Guardian
 from replicad.freeze.leftover import thaw_leftovers, write_record
-from replicad.freeze.memory import lock_memory, unlock_memory
+from replicad.freeze.memory import lock_memory, read_only_files, unlock_memory
 from replicad.freeze.mounts import FrozenMount
 
 if TYPE_CHECKING:
@@ -196,6 +196,19 @@ def test_a_record_of_somebody_else_is_refused(tmp_path: Path, text: str) -> None
     record.write_text(text)
     with pytest.raises(ValueError, match="is not a record of a freeze"):
         thaw_leftovers(record)
+
+
+def test_what_a_fault_would_have_to_read_is_known() -> None:
+    maps = """\
+7f00-7f10 r-xp 00000000 fe:00 77 /usr/lib/libc.so.6
+7f10-7f20 ---p 00010000 fe:00 77 /usr/lib/libc.so.6
+7f20-7f28 r--p 00020000 fe:00 77 /usr/lib/a file with spaces (deleted)
+7f28-7f30 rw-p 00028000 fe:00 77 /usr/lib/libc.so.6
+7f30-7f40 rw-s 00000000 00:18 9 /run/replicad/job-0.map
+7f40-7f50 rw-p 00000000 00:00 0
+7f50-7f60 r--p 00000000 00:00 0 [vvar]
+"""
+    assert list(read_only_files(maps)) == [(0x7F00, 0x7F10), (0x7F20, 0x7F28)]
 
 
 def test_memory_is_locked_or_it_is_said_why_not() -> None:
