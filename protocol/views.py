@@ -207,6 +207,15 @@ class CompressionView(View, frozen=True):
     because: str
 
 
+class ReadingView(View, frozen=True):
+    """How a disk is read: the share of the time, below 1 where others would have to wait for it,
+    and then why."""
+
+    path: str
+    share: float
+    because: str
+
+
 class JobStatus(View, frozen=True):
     """The job as the source sees it: a JobReport in the words of ``status``."""
 
@@ -221,6 +230,7 @@ class JobStatus(View, frozen=True):
     lag_seconds: float
     bandwidth: int
     compression: CompressionView
+    reading: tuple[ReadingView, ...]
     sentence: str
     convergence: Convergence
     error: ErrorInfo | None

@@ -238,6 +238,7 @@ class Daemon:
             compression=compression_view(
                 self.engine.order.compress, self.engine.standing.tuner.choice
             ),
+            reading=self.engine.reading(),
             errors=dict(self._errors + self.engine.standing.errors),
             misses=report.tracker_misses if report else 0,
             reconnects=self.engine.standing.reconnects,

@@ -15,7 +15,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from protocol.errors import INTERNAL
 from protocol.local.freezes import CONVERGENCE_GAUGES, freeze_histogram
 from protocol.local.recoveries import recoveries
-from protocol.views import CompressionView, DiskView, JobStatus, SourceStatus, TrackerView
+from protocol.views import (
+    CompressionView,
+    DiskView,
+    JobStatus,
+    ReadingView,
+    SourceStatus,
+    TrackerView,
+)
 from protocol.wire.jobs import DiskReport, JobOrder, JobReport
 from replicad.compression import Choice, level_of
 from replicad.verification import Tally
@@ -30,6 +37,7 @@ class Snapshot:
     frozen: Sequence[float] = ()
     verified: Tally = field(default_factory=Tally)
     compression: CompressionView = field(default_factory=lambda: compression_view("auto", Choice()))
+    reading: tuple[ReadingView, ...] = ()
     errors: dict[str, int] = field(default_factory=dict)
     misses: int = 0
     reconnects: int = 0
@@ -63,7 +71,7 @@ def compression_view(mode: str, choice: Choice) -> CompressionView:
     return CompressionView(mode, *level_of(mode, choice))
 
 
-def job_status(order: JobOrder, report: JobReport, compression: CompressionView) -> JobStatus:
+def job_status(order: JobOrder, report: JobReport, now: Snapshot) -> JobStatus:
     """The job as ``replicad status`` shows it."""
     return JobStatus(
         id=report.job,
@@ -76,7 +84,8 @@ def job_status(order: JobOrder, report: JobReport, compression: CompressionView)
         wire_bytes=report.wire_bytes,
         lag_seconds=report.lag_seconds,
         bandwidth=order.bandwidth,
-        compression=compression,
+        compression=now.compression,
+        reading=now.reading,
         sentence=report.sentence,
         convergence=report.convergence,
         error=report.error,
@@ -103,7 +112,7 @@ def source_status(
         connected=now.connected,
         sentence=sentence,
         tracker=tracker,
-        job=job_status(order, now.report, now.compression) if now.report else None,
+        job=job_status(order, now.report, now) if now.report else None,
     )
 
 
@@ -128,6 +137,14 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
     yield counter(
         "replicad_reconnects", "Sessions that were lost and opened again.", now.reconnects
     )
+    share = GaugeMetricFamily(
+        "replicad_reading_share",
+        "Share of the time that a disk may be read; below 1 where others would wait for it.",
+        labels=["disk"],
+    )
+    for disk in now.reading:
+        share.add_metric([disk.path], disk.share)
+    yield share
     errors = CounterMetricFamily(
         "replicad_errors", "Faults by stable code; see docs/errors.md.", labels=["code"]
     )

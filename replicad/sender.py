@@ -14,7 +14,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import xxhash
 
@@ -28,10 +28,12 @@ from protocol.wire.limits import BUFFER, DIGEST_SIZE, LENGTH, PAYLOAD_MAX, TAG
 from protocol.wire.window import SendWindow
 from replicad.comparison import COARSE, FINE, block_count
 from replicad.compression import Tuner
+from replicad.courtesy import Courtesy
 from replicad.dirtymap import Batch
 from replicad.encoder import Encoder
 from replicad.feed import Feed, Work
 from replicad.inflight import InFlight, Stopped
+from replicad.latency import read_when_idle
 from replicad.pace import Pacer
 from replicad.salvage import salvage
 
@@ -44,6 +46,7 @@ class Sender(threading.Thread):
     Args:
         on_fault: called from this thread with what ended it; not called after :meth:`stop`.
         tuner: chooses how hard to compress; told how long things take.
+        courtesies: how each disk is read, by its number.
 
     Attributes:
         wire_bytes: bytes given to the socket, seals and lengths included.
@@ -61,6 +64,7 @@ class Sender(threading.Thread):
         compress: str,
         on_fault: Callable[[Fault], None],
         tuner: Tuner | None = None,
+        courtesies: Mapping[int, Courtesy] | None = None,
     ) -> None:
         super().__init__(name=f"sender-{index}", daemon=True)
         self.index = index
@@ -70,6 +74,9 @@ class Sender(threading.Thread):
         self._tuner = tuner or Tuner()
         self.encoder = Encoder(compress, self._tuner)
         self._line_seconds = 0.0
+        self._courtesies = courtesies or {}
+        self._last_read = 0.0, 0.0
+        self._idle = False
         self._sock = sock
         self._sealer = keys.sealer(index, Direction.FROM_SOURCE)
         self._seed = keys.digest_seed
@@ -179,8 +186,19 @@ class Sender(threading.Thread):
 
     def _read(self, work: Work, ranges: Sequence[tuple[int, int]], into: memoryview) -> None:
         begun = time.monotonic()
+        if (courtesy := self._courtesies.get(work.disk.number)) is not None:
+            if self._idle is courtesy.urgent:
+                self._idle = not courtesy.urgent
+                read_when_idle(idle=self._idle)
+            pause = courtesy.owed(*self._last_read, begun)
+            if pause > 0:
+                if self._stopping.wait(pause):
+                    raise Stopped
+                begun = time.monotonic()
         self.read_bytes += work.disk.reader.read(ranges, into)
-        self.read_seconds += time.monotonic() - begun
+        ended = time.monotonic()
+        self.read_seconds += ended - begun
+        self._last_read = ended - begun, ended
 
     def _digests(self, work: Work, plain: memoryview, sealed: memoryview) -> None:
         """Read and hash what is to be compared; only the digests travel."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Self
 
@@ -28,9 +28,11 @@ from protocol.wire.limits import HANDSHAKE_TIMEOUT, HEARTBEAT
 from protocol.wire.messages import SessionOpened
 from replicad.comparison import COARSE, FINE, differing, differing_granules
 from replicad.compression import Tuner
+from replicad.courtesy import Courtesy
 from replicad.feed import Feed, Refill, Work
 from replicad.inflight import InFlight, Window
 from replicad.jobdisk import JobDisk
+from replicad.latency import Watch
 from replicad.pace import Pacer
 from replicad.rates import SendMeter, Sent
 from replicad.sender import Sender
@@ -55,6 +57,7 @@ class Transfer:
 
     Attributes:
         acked_bytes: logical bytes that were durably acknowledged in this transfer.
+        courtesies: how each disk is read, by its number.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class Transfer:
         self._opened = opened
         self._keys = SessionKeys(opened.secret, bytes.fromhex(opened.session))
         self._disks = {disk.number: disk for disk in disks}
+        self.courtesies = {disk.number: Courtesy() for disk in disks}
+        self._watch = Watch({(d.path, d.size): self.courtesies[d.number] for d in disks})
         self._pacer = pacer
         self._compress = compress
         self._feed = Feed()
@@ -101,6 +106,7 @@ class Transfer:
         now = self._loop.time()
         self._alive = [Alive(self._heartbeat, now) for _ in self._readers]
         self._beat_later()
+        self._watch.start()
         return self
 
     def _beat_later(self) -> None:
@@ -143,6 +149,7 @@ class Transfer:
             self._compress,
             self._fail_from_thread,
             self._tuner,
+            self.courtesies,
         )
         self._senders[index] = sender
         sender.start()
@@ -150,6 +157,7 @@ class Transfer:
 
     async def __aexit__(self, *_: object) -> None:
         self._ended = True
+        self._watch.stop()
         if self._beating is not None:
             self._beating.cancel()
         for work in self._feed.stop():
@@ -213,6 +221,17 @@ class Transfer:
     def failure(self) -> asyncio.Future[None]:
         """Done, with the fault, when the transfer has failed."""
         return self._failed
+
+    @contextlib.contextmanager
+    def hurry(self) -> Iterator[None]:
+        """Something is frozen meanwhile: no courtesy."""
+        for courtesy in self.courtesies.values():
+            courtesy.hurry(begin=True)
+        try:
+            yield
+        finally:
+            for courtesy in self.courtesies.values():
+                courtesy.hurry(begin=False)
 
     def set_compress(self, compress: str) -> None:
         """Change the compression of frames to come."""

@@ -359,6 +359,11 @@ def status(view: SourceStatus) -> RenderableType:
     rows += _progress(view.job)
     rows.append(("limit", Text(format_limit(view.job.bandwidth))))
     rows.append(("compression", plain(_compression(view.job.compression))))
+    rows += [
+        ("reading", plain(f"{each.path} for {each.share:.0%} of the time: {each.because}"))
+        for each in view.job.reading
+        if each.share < 1.0
+    ]
     return Group(facts(rows), *_error(view.job.error), Text(), disks(view.job.disks))
 
 

@@ -69,7 +69,7 @@ async def _pass_frozen(frozen: Frozen) -> None:
         LocalFault: FREEZE_TOO_LONG when something still differs; SOURCE_DISK_READ.
     """
     left = frozen.freezer.remaining if frozen.mounted else None
-    with contextlib.suppress(TimeoutError):
+    with frozen.transfer.hurry(), contextlib.suppress(TimeoutError):
         async with asyncio.timeout(left):
             for _ in range(FROZEN_PASSES):
                 await run_pass(frozen.transfer, frozen.disks, whole=True)

@@ -26,6 +26,7 @@ from protocol.errors import (
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink
 from protocol.local import crash, log
+from protocol.views import ReadingView
 from protocol.wire.jobs import JobOrder, JobReport
 from protocol.wire.messages import CloseSession, OpenSession, SessionOpened
 from replicad.convergence import Outlook
@@ -107,6 +108,17 @@ class JobEngine:
     def report(self) -> JobReport | None:
         """The job as it stands; None when there is none."""
         return self.standing.report(self.order, self._disks, self._transfer)
+
+    def reading(self) -> tuple[ReadingView, ...]:
+        """How each disk is read now; nothing while there is no session."""
+        if self._transfer is None or self._disks is None:
+            return ()
+        ways = self._transfer.courtesies
+        return tuple(
+            ReadingView(disk.path, way.share, way.because)
+            for disk in self._disks.disks
+            if (way := ways.get(disk.number)) is not None
+        )
 
     async def run(self) -> None:
         """Obey for ever; cancelling closes everything and keeps what the next start needs."""

@@ -130,6 +130,7 @@ def test_status_shows_speed_remaining_and_both_kinds_of_bytes(
         "26s",
         "2 GiB of",
         "zstd 3",
+        "60% of the time",
     ):
         assert part in command.out
 
