@@ -20,8 +20,6 @@ PYTEST = (
     "exec /opt/replicad/venv/bin/python -m pytest -v -rfE --tb=short -p no:cacheprovider"
     " -p no:hypothesispytest --color=no"
 )
-CRASH = "echo b >/proc/sysrq-trigger"
-"""Restarts at once, without a word to anybody: what is in memory only is lost."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Check:
 
     name: str
     steps: tuple[str, ...]
-    """Arguments of pytest; the machine restarts between two of them."""
+    """Arguments of pytest; between two of them the power is cut."""
     seconds: float
     """For each step, on a machine that has little else to do."""
     tracked: bool = False
@@ -122,7 +120,7 @@ def _run_check(running: Machine, which: Kernel, check: Check, show: Show) -> tup
     for number, step in enumerate(check.steps):
         if number:
             before = running.boot_ids[-1]
-            running.reboot(CRASH)
+            running.cut_power()
             assert running.boot_ids[-1] != before, "it is the same boot"
         script = f"export REPLICAD_VM_TRACKER={tracker}; {PYTEST} {step}"
         code, output = running.run(script, check.seconds, show)

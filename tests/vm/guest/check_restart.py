@@ -1,6 +1,6 @@
-"""The machine restarts in the middle of a job, without warning, with both daemons on it.
+"""The power is cut in the middle of a job, with both daemons on the machine.
 
-Two halves, one before and one after; tests/vm/campaign.py restarts the machine between them. What
+Two halves, one before and one after; tests/vm/campaign.py cuts the power between them. What
 was only in memory is lost on both sides: the kernel's record of what was written, and whatever the
 receiver had not made durable.
 """
