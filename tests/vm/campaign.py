@@ -35,7 +35,7 @@ class Check:
     """Only where the kernel carries the tracker."""
 
 
-BRIEF = "scsi or multipath or linear or raid0 or raid1"
+BRIEF = "scsi or multipath or linear or raid0"
 LOOPS = "tests/integration/test_tracker_exact.py tests/integration/test_tracker_race.py"
 EVERYTHING: tuple[Check, ...] = (
     Check("disks", (f"{GUEST}/check_tracker.py",), 900, tracked=True),
@@ -54,7 +54,7 @@ EVERYTHING: tuple[Check, ...] = (
     ),
 )
 """What ``./run test-vm`` does."""
-IN_CI: tuple[Check, ...] = (
+BRIEF_CHECKS: tuple[Check, ...] = (
     Check(
         "disks",
         (f"{GUEST}/check_tracker.py -k '(exact and ({BRIEF})) or (completions and raid1)'",),
@@ -63,8 +63,8 @@ IN_CI: tuple[Check, ...] = (
     ),
     Check("replication", (f"{GUEST}/check_replication.py -k 'check_says or linear'",), 400),
 )
-"""What an ordinary test run does, on one kernel, in the time that it has."""
-CI_KERNEL = "6.1"
+"""What ``--brief`` and ``./run test -m campaign tests/vm`` do, on one kernel."""
+BRIEF_KERNEL = "6.1"
 """The oldest that carries the tracker, and of the userland's own suite: one set of lists to fetch.
 The other end, the newest, is what the host runs."""
 

@@ -205,7 +205,8 @@ class Machine:
                     raise self._failed(what, lines) from None
                 continue
             if not got:
-                raise self._failed(f"{what}: QEMU closed the line", lines)
+                self._process.wait(10)
+                self._alive()  # says with what QEMU ended
             self._rest += got
         line, _, self._rest = self._rest.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
