@@ -15,7 +15,7 @@ from replicad.tracker import pin_directory
 from tests.support.loops import mounted
 from tests.support.pair import same_content, until
 from tests.vm.guest.disks import by_serial, run
-from tests.vm.guest.installed import DAEMONS, Installed, install, show, systemctl
+from tests.vm.guest.installed import DAEMONS, Installed, install, remove, show, systemctl
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
 
@@ -38,12 +38,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         try:
             yield Installed()
         finally:
-            systemctl("stop", *DAEMONS)
-            print(
-                run(
-                    "journalctl", "-b", "--no-pager", "-n", "80", "-u", "replicad", "-u", "receiver"
-                )
-            )
+            remove()
+            units = ("-u", "replicad", "-u", "receiver")
+            print(run("journalctl", "-b", "--no-pager", "-n", "80", *units))
 
 
 def test_start_returns_when_both_are_ready(both: Installed) -> None:
