@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.vm import campaign, images
-from tests.vm.mirror import NoMirror
+from tests.vm.mirror import MirrorFailed, NoMirror
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 mark = "ok" if result.passed else f"FAILED\n{result.said}"
                 print(f"vm: {name} {result.check}: {mark} ({result.seconds:.1f} s)", flush=True)
                 results.append(result)
-    except (NoMirror, images.BuildFailed) as error:
+    except (NoMirror, MirrorFailed, images.BuildFailed) as error:
         print(f"vm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -21,7 +21,11 @@ WITHOUT_SECURITY = ("sid", "unstable")
 
 
 class NoMirror(Exception):
-    """The machine's apt configuration names no Debian mirror, or it could not be read from."""
+    """The machine's apt configuration names no Debian mirror."""
+
+
+class MirrorFailed(Exception):
+    """The mirror could not be read from; the message has apt's words."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,10 @@ def lines_for(suite: str, known: Iterable[Entry]) -> list[str]:
 
 
 class Apt:
-    """apt for one suite, with state of its own in a directory."""
+    """apt for one suite, with state of its own in a directory. Its methods raise MirrorFailed."""
 
     def __init__(self, suite: str, directory: Path) -> None:
-        """Makes the directory and fetches the lists. Raises NoMirror."""
+        """Makes the directory and fetches the lists. Raises NoMirror as well."""
         self._directory = directory
         for name in ("lists/partial", "cache/archives/partial", "etc"):
             (directory / name).mkdir(parents=True, exist_ok=True)
@@ -157,7 +161,7 @@ class Apt:
             [*command, *arguments], cwd=cwd, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise NoMirror(f"{program} {' '.join(arguments)}: {done.stderr.strip()[-800:]}")
+            raise MirrorFailed(f"{program} {' '.join(arguments)}: {done.stderr.strip()[-800:]}")
         return done.stdout
 
     def depends(self, package: str) -> list[str]:

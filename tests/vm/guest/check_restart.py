@@ -20,7 +20,7 @@ from tests.support.pair import same_content, until
 from tests.vm.guest.disks import by_serial
 from tests.vm.guest.installed import DAEMONS, Installed, install, systemctl
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(800)]
 
 TRACKED = os.environ["REPLICAD_VM_TRACKER"] == "ebpf"
 REASON = "rebooted at " if TRACKED else "is too old for the tracker"

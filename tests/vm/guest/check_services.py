@@ -17,7 +17,7 @@ from tests.support.pair import same_content, until
 from tests.vm.guest.disks import by_serial, run
 from tests.vm.guest.installed import DAEMONS, Installed, install, remove, show, systemctl
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(800)]
 
 TRACKED = os.environ["REPLICAD_VM_TRACKER"] == "ebpf"
 HURRY = "[Service]\nWatchdogSec=4\nTimeoutAbortSec=2\nRestartSec=1\n"

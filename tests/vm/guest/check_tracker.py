@@ -48,7 +48,7 @@ from tests.vm.guest.disks import (
     volume,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(800)]
 GRANULE = 4096
 COPIED = 8 * MIB
 """Of each disk, in the tests with a writer beside the drains."""
