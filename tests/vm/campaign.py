@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.vm import images
+from tests.vm import images, power
 from tests.vm.images import Kernel
 from tests.vm.machine import EmulatorFailed, Machine, VmFailed, machine
 
@@ -59,6 +59,7 @@ EVERYTHING: tuple[Check, ...] = (
         (f"{GUEST}/check_restart.py -k before", f"{GUEST}/check_restart.py -k after"),
         900,
     ),
+    Check("power", (), 0, here=power.receiver_loses_power),
 )
 """What ``./run test-vm`` does."""
 BRIEF_CHECKS: tuple[Check, ...] = (
