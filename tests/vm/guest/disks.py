@@ -64,7 +64,8 @@ def disk(kind: str) -> Iterator[str]:
         with volume(kind, [by_serial(part) for part in PARTS]) as path:
             yield path
     else:
-        with array(kind) as path:
+        count = 3 if kind == "raid5" else 2
+        with array(kind, [by_serial(part) for part in PARTS[:count]]) as path:
             yield path
 
 
@@ -94,16 +95,14 @@ def volume(kind: str, parts: list[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def array(kind: str) -> Iterator[str]:
+def array(kind: str, parts: list[str]) -> Iterator[str]:
     """An array over two or three disks."""
     run("modprobe", "raid456" if kind == "raid5" else kind)
-    count = 3 if kind == "raid5" else 2
-    parts = [by_serial(part) for part in PARTS[:count]]
     for part in parts:  # equal halves, or a read would depend on which one answers
         run("blkdiscard", "-f", "-z", part)
     run(
         *("mdadm", "--create", ARRAY, "--run", "--metadata=1.2", f"--level={kind[4:]}"),
-        *(f"--raid-devices={count}", "--assume-clean", "--homehost=any", *parts),
+        *(f"--raid-devices={len(parts)}", "--assume-clean", "--homehost=any", *parts),
     )
     try:
         settle()
