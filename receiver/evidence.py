@@ -1,6 +1,6 @@
 """What the receiver can prove of what it wrote, and what proves that it cannot. Pure.
 
-Two questions, asked each time that a session opens, before a source's dirty map is believed:
+Three questions, asked each time that a session opens, before a source's dirty map is believed:
 
 **Has this receiver forgotten something?** Its storage may have been put back from a backup or a
 snapshot; the generation is then the same and the content is older. The source names the last
@@ -8,6 +8,11 @@ session that it used and how many frames of each connection were acknowledged in
 know the session, or knows of fewer frames, has been put back. To know of more is no fault: acks
 get lost. (The vector is needed: of acks on two connections the later may arrive first, so a sum
 could be right for the wrong frames.)
+
+**Has the source gone back in time?** A virtual machine that is put back to a snapshot with its
+memory is in the same boot, and its dirty map of that moment says nothing of what was written, and
+copied, since: its disk holds the older content, or another. What this receiver remembers tells:
+frames of a session that the source has not heard of, or more frames than it has sent.
 
 **Has somebody else written to an intermediate disk?** A file tells by its time of change (ctime,
 which no program can set): when a session closes the time is recorded; while one is open a *lease*
@@ -30,6 +35,9 @@ if TYPE_CHECKING:
 
 PUT_BACK = "the receiver was put back to an earlier state"
 """The reason of the comparison then."""
+
+WENT_BACK = "the source was put back to an earlier state"
+"""The reason when it is the source that has forgotten."""
 
 NS = 1_000_000_000
 
@@ -97,6 +105,27 @@ def forgotten(state: State | None, session: str, acked: Sequence[int]) -> bool:
         return True
     have = (*known.acked, *[0] * len(acked))
     return any(theirs > ours for theirs, ours in zip(acked, have, strict=False))
+
+
+def went_back(state: State | None, session: str, sent: Sequence[int]) -> bool:
+    """Whether the source lacks something that it once knew.
+
+    A session that was opened and carried nothing says nothing: the source may never have heard of
+    it. One that carried something is in the source's map since before its first frame.
+
+    Args:
+        state: what the receiver remembers.
+        session: the last session that the source used.
+        sent: frames of each connection, by index, that it sent in it; empty when it does not know
+            (its process is another one).
+    """
+    past = state.sessions if state else ()
+    at = next((number for number, each in enumerate(past) if each.id == session), None)
+    if at is None:
+        return False
+    theirs = (*sent, *[0] * len(past[at].acked))
+    more = sent and any(have > said for have, said in zip(past[at].acked, theirs, strict=False))
+    return bool(more) or any(any(later.acked) for later in past[at + 1 :])
 
 
 def written_by_others(

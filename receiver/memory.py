@@ -37,8 +37,8 @@ LEASES_AT = 2 * SLOT_BYTES
 FILE_BYTES = LEASES_AT + 4096
 
 SESSIONS = 8
-"""Sessions that are remembered. A source names its last one; the others are for a source whose
-own runtime directory was put back."""
+"""Sessions that are remembered. A source names its last one, or one before: those that came after
+it and carried nothing, or are the proof that it was put back."""
 
 _MAGIC = b"RPLMEM\x00\x01"
 _HEAD = struct.Struct("<8sIQQ")

@@ -26,7 +26,7 @@ from protocol.wire.messages import OpenDisk, OpenedDisk, OpenSession
 from receiver.catalog import Catalog, DiskRow, JobRow
 from receiver.disk import BlockDisk, IntermediateDisk, RawDisk
 from receiver.disk.lease import Lease
-from receiver.evidence import PUT_BACK, forgotten, written_by_others
+from receiver.evidence import PUT_BACK, WENT_BACK, forgotten, went_back, written_by_others
 from receiver.growth import follow
 from receiver.jobs.states import wanted
 from receiver.memory import Memory, machine
@@ -111,13 +111,16 @@ def open_disks(
 def _put_back(
     rows: list[DiskRow], job: JobRow, offered: tuple[OpenDisk, ...], memory: Memory
 ) -> str:
-    """Whether this receiver has forgotten what it once acknowledged, in words; '' if not."""
+    """Whether this receiver has forgotten what it once acknowledged, or the source what was
+    acknowledged to it, in words; '' if neither has."""
     by_path = {row.source_path: row for row in rows}
     for disk in offered:
         if disk.generation != by_path[disk.path].generation:
             continue  # the source will not believe its map anyway
         if disk.epoch > job.epoch or forgotten(memory.state, disk.session, disk.acked):
             return PUT_BACK
+        if went_back(memory.state, disk.session, disk.sent):
+            return WENT_BACK
     return ""
 
 

@@ -60,6 +60,7 @@ class JobDisk:
         named: what the job calls it: where it was when the job was made.
         number: its number in data frames, known once a session is open.
         compared_bytes: bytes hashed in the present compare pass.
+        sent: frames of each connection that were sent in its map's session, which is over.
     """
 
     def __init__(self, info: DiskInfo, tracker: EbpfTracker | NoTracker, named: str = "") -> None:
@@ -95,8 +96,8 @@ class JobDisk:
         self.pass_done = 0
         self.passed = 0
         self._broken_off: PassKind = "idle"
-        self.compared_bytes = 0
-        self.differing_bytes = 0
+        self.compared_bytes = self.differing_bytes = 0
+        self.sent: tuple[int, ...] = ()
         self._read = self._sent = 0
         self._attachment = attachment(path)
 
@@ -148,12 +149,10 @@ class JobDisk:
             epoch=held.epoch,
             session=held.session,
             acked=held.acked,
-            proven=self._same_attachment(held),
+            sent=self.sent,
+            # It has not been taken away since the map was used, whatever marks it bears.
+            proven=held.boot == boot_id() and self._attachment == held.attachment != "",
         )
-
-    def _same_attachment(self, held: Header) -> bool:
-        """Whether it has not been taken away since the map was used, whatever marks it bears."""
-        return held.boot == boot_id() and self._attachment == held.attachment != ""
 
     def attach(
         self,
@@ -165,8 +164,8 @@ class JobDisk:
     ) -> None:
         """Find or make the dirty map that belongs to the receiver's intermediate disk."""
         epoch = session.epoch
-        self.number = opened.number
-        misses = self._misses(tracker)
+        self.number, self.sent = opened.number, ()
+        misses, handed = self._counts(tracker)
         present = Header(
             job=job,
             disk=self.named,
@@ -177,6 +176,7 @@ class JobDisk:
             boot=boot_id(),
             token=self.tracked.token if self.tracked else "",
             misses=misses,
+            handed=handed,
             session=session.session,
             attachment=self._attachment,
         )
@@ -200,16 +200,17 @@ class JobDisk:
         taken = self.map.header.recovery
         self._read, self._sent = (taken.bytes_read, taken.bytes_sent) if taken else (0, 0)
 
-    def _misses(self, tracker: EbpfTracker | NoTracker) -> int:
-        """The tracker's cumulative count for this disk, without taking anything from it."""
+    def _counts(self, tracker: EbpfTracker | NoTracker) -> tuple[int, int]:
+        """The tracker's counts for this disk of missed events and of handing over, without taking
+        anything from it."""
         if self.tracked is None or not isinstance(tracker, EbpfTracker):
-            return 0
+            return 0, 0
         try:
-            return tracker.misses(self.tracked)
+            return tracker.misses(self.tracked), tracker.handed(self.tracked)
         except CannotTrack:
             # Tracked anew, under a token that no map has seen: whatever there is will compare.
             self.tracked = tracker.track(self.path)
-            return tracker.misses(self.tracked)
+            return tracker.misses(self.tracked), tracker.handed(self.tracked)
 
     def suspect_all(self, reason: str) -> None:
         """Nothing is known to be equal any more; the next pass compares."""
@@ -262,6 +263,10 @@ class JobDisk:
         if self.unreadable:
             self.unreadable.written(first_word, words, self.granule)
         self.live_map.mark(first_word, words, time.monotonic())
+
+    def handed(self, number: int) -> None:
+        """A drain has merged all that it handed over, for the ``number``th time."""
+        self.live_map.update(handed=number)
 
     def drained(self, drain: DiskDrain, tracker: EbpfTracker) -> None:
         """After a drain: if events were missed, everything is suspect.
@@ -372,12 +377,14 @@ class JobDisk:
     def report(self) -> DiskReport:
         """This disk as it stands."""
         held = self.map
+        # What is both dirty and in flight is counted twice.
+        lacking = held.dirty_bytes + held.suspect_bytes + held.flying_bytes if held else 0
         return DiskReport(
             path=self.named,
             size=self.size,
             total_bytes=max(self.pass_total - self.unreadable.passed_over, self.pass_done),
             transferred_bytes=self.pass_done,
-            dirty_bytes=min(self.size, _lacking(held)) if held else 0,
+            dirty_bytes=min(self.size, lacking),
             in_flight_bytes=held.flying_bytes if held else 0,
             differing_bytes=self.differing_bytes,
             passed=self.passed,
@@ -390,8 +397,3 @@ class JobDisk:
             unreadable_bytes=self.unreadable.bytes,
             unreadable=self.unreadable.named(),
         )
-
-
-def _lacking(held: DirtyMap) -> int:
-    """Bytes that the receiver may lack; what is both dirty and in flight is counted twice."""
-    return held.dirty_bytes + held.suspect_bytes + held.flying_bytes

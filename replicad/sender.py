@@ -91,6 +91,11 @@ class Sender(threading.Thread):
         self._said = -1
         self._fenced = True
 
+    @property
+    def frames(self) -> int:
+        """Frames that were sent, or begun to be."""
+        return self._window.last_sent + 1
+
     # --- the loop's side --------------------------------------------------------------------
 
     def stop(self) -> None:

@@ -175,6 +175,7 @@ class Transfer:
             await to_end(None, self._join)
         finally:
             self._feed.forget_content()
+            self._note_sent()
             for sock in self._sockets:
                 sock.close()  # type: ignore[attr-defined]
             self._sockets.clear()
@@ -187,6 +188,15 @@ class Transfer:
         until = time.monotonic() + JOIN_SECONDS
         for sender in self._senders.values():
             sender.join(max(0.1, until - time.monotonic()))
+
+    def _note_sent(self) -> None:
+        """The next session opens with it: a receiver that has more has seen us in a time that we
+        have not."""
+        sent = [0] * len(self._acked)
+        for index, sender in self._senders.items():
+            sent[index] = sender.frames
+        for disk in self._disks.values():
+            disk.sent = tuple(sent)
 
     # --- for the engine -----------------------------------------------------------------------
 

@@ -203,9 +203,9 @@ def _open_session(message: OpenSession) -> None:
         _require(0 < disk.size <= DISK_MAX and disk.size % SECTOR == 0, message, "size")
         _require(0 <= disk.epoch < _COUNTER_MAX, message, "epoch")
         _require(not disk.session or _SESSION.match(disk.session), message, "session")
-        counts = len(disk.acked) <= CONNECTIONS_MAX
-        counts = counts and all(0 <= count < _COUNTER_MAX for count in disk.acked)
-        _require(counts, message, "acked")
+        for name, counts in (("acked", disk.acked), ("sent", disk.sent)):
+            few = len(counts) <= CONNECTIONS_MAX
+            _require(few and all(0 <= each < _COUNTER_MAX for each in counts), message, name)
 
 
 def _session_opened(message: SessionOpened) -> None:

@@ -113,7 +113,9 @@ class OpenDisk(Value, frozen=True):
 
     ``session`` and ``acked`` are the source's memory: the last session in which the map was used,
     and how many frames of each of its connections, by index, were acknowledged. A receiver that
-    knows less than that has been put back to an earlier state. ``proven``: nobody has exchanged
+    knows less than that has been put back to an earlier state. ``sent``: how many frames of each
+    were sent in it, empty when that is not known; a receiver that has more, or has heard of a later
+    session, knows that the source was put back. ``proven``: nobody has exchanged
     the disk since then, whatever marks it bears now.
     """
 
@@ -124,6 +126,7 @@ class OpenDisk(Value, frozen=True):
     epoch: int = 0
     session: str = ""
     acked: tuple[int, ...] = ()
+    sent: tuple[int, ...] = ()
     proven: bool = False
 
 

@@ -28,6 +28,9 @@ GRANULE_MAX = 1 << 20
 BOOTED = "the machine has booted since"
 """Why a map of another boot is refused."""
 
+OLDER = "an older copy of the daemon's record of what was written was put back"
+"""Why a map is refused that lacks what the tracker has handed over since."""
+
 _PREFIX = struct.Struct("<8sIIQ")
 _SUM = struct.Struct("<Q")
 _TEXT_AT = _PREFIX.size + _SUM.size
@@ -45,8 +48,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     ``size`` and ``granule`` are bytes. ``generation`` and ``epoch`` are the receiver's. ``token``
     names the tracker's pinned objects, ``misses`` is its count of missed events when the map was
-    last merged. ``seeded`` becomes true when the first marks or suspicions are in: before that an
-    empty map means nothing, and :func:`replicad.dirtymap.DirtyMap.open` refuses it.
+    last merged, ``handed`` how often it had handed bits over then: the tracker counts as well, and
+    a map that has fewer is a copy of before. ``seeded`` becomes true when the first marks or
+    suspicions are in: before that an empty map means nothing, and
+    :func:`replicad.dirtymap.DirtyMap.open` refuses it.
 
     ``session`` and ``acked`` are what the receiver must not have forgotten (see
     :class:`protocol.wire.messages.OpenDisk`). ``attachment`` names the device as it is attached
@@ -62,6 +67,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     boot: str = ""
     token: str = ""
     misses: int = 0
+    handed: int = 0
     seeded: bool = False
     flags: tuple[str, ...] = ()
     session: str = ""
@@ -98,6 +104,7 @@ def distrust(found: Header, present: Header) -> str | None:
             found.misses == present.misses,
             f"the tracker missed {missed} events",
         ),
+        (found.handed >= present.handed, OLDER),
     )
     return next((reason for holds, reason in checks if not holds), None)
 

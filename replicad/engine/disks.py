@@ -178,7 +178,9 @@ class DiskSet:
                 outlook.writing.add(tracked.path, tracked.granule, first, words)
 
         drains = tracker.drain(
-            [disk.tracked for disk in disks.values() if disk.tracked is not None], take
+            [disk.tracked for disk in disks.values() if disk.tracked is not None],
+            take,
+            lambda tracked, number: disks[tracked.path].handed(number),
         )
         if outlook is not None:
             outlook.drained()

@@ -37,6 +37,7 @@ interrupt.
 """
 
 Sink = Callable[["TrackedDisk", int, NDArray[np.uint64]], None]
+Handed = Callable[["TrackedDisk", int], None]
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,9 @@ class EbpfTracker:
         with self._lock:
             return [self._describe(identity) for identity in self._table.used()]
 
-    def drain(self, disks: Sequence[TrackedDisk], sink: Sink) -> dict[str, DiskDrain]:
+    def drain(
+        self, disks: Sequence[TrackedDisk], sink: Sink, handed: Handed | None = None
+    ) -> dict[str, DiskDrain]:
         """Hands over what was written to the disks, all at one instant: every write that had ended
         before the call is in it, or in an earlier drain.
 
@@ -159,6 +162,10 @@ class EbpfTracker:
         once. Bits leave the kernel after every call for that disk returned; if one raises, the
         exception comes out of here and this disk's bits, and those of the disks after it, come
         again with the next drain. Returns the misses by path.
+
+        ``handed(disk, number)``: sink has been given all that one bitmap of a disk held, for the
+        numberth time since the token was minted. Called before the kernel notes the number and
+        forgets the bits, so a record with a smaller number than :meth:`handed` is one of before.
 
         Raises CannotTrack if a disk's token is not current. One caller at a time.
         """
@@ -169,7 +176,7 @@ class EbpfTracker:
                 table.quiescence.wait()
                 self._settled = True
             for disk, identity in places:
-                self._hand_over(disk, identity, sink)
+                self._hand_over(disk, identity, sink, handed)
             self._settled = False
             table.quiescence.barrier()  # the cleared words before the flip
             for _, identity in places:
@@ -181,7 +188,7 @@ class EbpfTracker:
             misses = self._misses()
             counted = {disk.path: DiskDrain(self._misses_of(i, misses)) for disk, i in places}
             for disk, identity in places:
-                self._hand_over(disk, identity, sink)
+                self._hand_over(disk, identity, sink, handed)
             return counted
 
     def misses(self, disk: TrackedDisk) -> int:
@@ -191,6 +198,14 @@ class EbpfTracker:
         """
         with self._lock:
             return self._misses_of(self._require(disk), self._misses())
+
+    def handed(self, disk: TrackedDisk) -> int:
+        """Returns how often bits of this disk were handed over since its token was minted.
+
+        Raises CannotTrack if its token is not current.
+        """
+        with self._lock:
+            return int(self._table.slots[self._require(disk)].handed)
 
     def close(self) -> None:
         """Lets go; tracking goes on in the kernel."""
@@ -202,10 +217,18 @@ class EbpfTracker:
         pins.remove(self._pin_dir)
         self.close()
 
-    def _hand_over(self, disk: TrackedDisk, identity: int, sink: Sink) -> None:
-        quiet = 1 - (self._table.slots[identity].active & 1)
-        self._table.bitmaps(identity)[quiet].hand_over(
-            lambda first, words: sink(disk, first, words)
+    def _hand_over(
+        self, disk: TrackedDisk, identity: int, sink: Sink, handed: Handed | None
+    ) -> None:
+        slot = self._table.slots[identity]
+
+        def number() -> None:
+            if handed is not None:
+                handed(disk, slot.handed + 1)
+            slot.handed += 1
+
+        self._table.bitmaps(identity)[1 - (slot.active & 1)].hand_over(
+            lambda first, words: sink(disk, first, words), number
         )
 
     def _describe(self, identity: int, path: str | None = None) -> TrackedDisk:

@@ -21,7 +21,7 @@ FLAG_STACKED = 1
 
 class Slot(ctypes.Structure):
     """One tracked disk. The kernel writes only the counters; what it reads is changed only while no
-    program looks.
+    program looks. ``handed``: how often something was handed over; nobody but us reads it.
     """
 
     _fields_ = (
@@ -37,7 +37,8 @@ class Slot(ctypes.Structure):
         ("diskseq", ctypes.c_uint64),
         ("misses_before", ctypes.c_uint64),
         ("changed", ctypes.c_uint64),
-        ("user_reserved", ctypes.c_uint64 * 5),
+        ("handed", ctypes.c_uint64),
+        ("user_reserved", ctypes.c_uint64 * 4),
         ("passthrough", ctypes.c_uint64),
         ("lost", ctypes.c_uint64),
         ("unmatched", ctypes.c_uint64),

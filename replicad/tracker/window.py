@@ -50,8 +50,11 @@ class KernelBitmap:
         self.fd = fd
         self.geometry = geometry
 
-    def hand_over(self, sink: Callable[[int, Words], None]) -> None:
-        """Gives all that is marked to sink(first_word, words) and then clears it.
+    def hand_over(
+        self, sink: Callable[[int, Words], None], handed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Gives all that is marked to sink(first_word, words), says so with handed(), and then
+        clears it. Where nothing is marked nobody is called.
 
         The words are copies. Nothing is cleared before the last sink call returned, and the summary
         is cleared last, so that being killed, or an exception of sink, at any point leaves all that
@@ -73,6 +76,7 @@ class KernelBitmap:
                 part.any()
             ):  # after a kill while clearing, the summary may promise more than there is
                 sink(first, part)
+        handed()
         crash.here("drain.handed_over")
         self._clear(pages, parts, upper_marked)
 

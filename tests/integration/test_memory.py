@@ -179,6 +179,23 @@ def test_a_receiver_whose_machine_was_put_back_to_a_snapshot(tmp_path: Path) -> 
                 both.receiver.stop()
 
 
+def test_a_source_whose_record_is_an_older_copy(it: Recovering) -> None:
+    """/run of the source, put back in the same boot: its map lacks what was written since."""
+    since, source = it.since(), it.both.source
+    it.in_step()
+    (path,) = (it.both.directory / "sr").glob("*.map")
+    before = path.read_bytes()
+    it.write(400, 402)
+    pause(it)
+    it.write(404, 406)
+    until(lambda: it.disk["dirty_bytes"], what="a drain")
+    source.kill()
+    path.write_bytes(before)
+    source.start()
+    it.both.resume()
+    compared(it, since, "an older copy of the daemon's record")
+
+
 def test_a_device_that_was_written_to_while_the_receiver_was_away(tmp_path: Path) -> None:
     with loop_device(tmp_path / "target.img", SIZE) as target:
         image = tmp_path / "disk.img"

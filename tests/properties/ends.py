@@ -20,7 +20,7 @@ from protocol.wire.jobs import DiskInfo
 from protocol.wire.limits import BUFFER
 from protocol.wire.messages import OpenDisk, OpenedDisk, OpenSession, SessionOpened
 from receiver.datapath import DataConnection
-from receiver.evidence import Past, State, forgotten
+from receiver.evidence import Past, State, forgotten, went_back
 from receiver.memory import Memory
 from receiver.opening import Opening
 from receiver.session import Session
@@ -164,8 +164,15 @@ class SimMemory:
         """Nothing is open."""
 
     def forgot(self, disk: OpenDisk) -> bool:
+        return forgotten(self._state, disk.session, disk.acked)
+
+    def went_back(self, disk: OpenDisk) -> bool:
+        return went_back(self._state, disk.session, disk.sent)
+
+    @property
+    def _state(self) -> State:
         past = tuple(Past(id=name, acked=acked) for name, acked in self.acked.items())
-        return forgotten(State(job="job-1", sessions=past), disk.session, disk.acked)
+        return State(job="job-1", sessions=past)
 
 
 class ReceiverEnd:
@@ -201,6 +208,8 @@ class ReceiverEnd:
         (disk_offered,) = message.disks
         if disk_offered.generation == medium.generation and memory.forgot(disk_offered):
             world.violate("the receiver has forgotten what it acknowledged")
+        if disk_offered.generation == medium.generation and memory.went_back(disk_offered):
+            world.violate("the source has forgotten what was acknowledged to it")
         memory.session = more["session"]
         memory.acked[memory.session] = ()
         if medium.untrusted:

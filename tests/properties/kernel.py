@@ -158,7 +158,7 @@ class Table:
         slot.token = self._kernel.tokens
         slot.diskseq = device.diskseq
         slot.misses_before = misses
-        slot.changed = slot.lost = slot.active = 0
+        slot.changed = slot.lost = slot.active = slot.handed = 0
         slot.generation = 1
         return 0
 

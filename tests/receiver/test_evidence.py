@@ -22,6 +22,7 @@ from receiver.evidence import (
     Past,
     State,
     forgotten,
+    went_back,
     written_by_others,
 )
 from receiver.jobs.spec import DISKS_MAX
@@ -54,6 +55,28 @@ def test_a_sum_of_acks_would_not_do() -> None:
     """20 frames on either side, but not the same ones."""
     state = State(job="j", sessions=(Past(id="s", acked=(10, 10)),))
     assert forgotten(state, "s", (20, 0))
+
+
+@given(VECTORS, VECTORS)
+def test_a_source_went_back_when_it_sent_less_than_is_here(
+    sent: tuple[int, ...], kept: tuple[int, ...]
+) -> None:
+    state = State(job="j", sessions=(Past(id="s", acked=kept),))
+    more = any(
+        count > (sent[index] if index < len(sent) else 0) for index, count in enumerate(kept)
+    )
+    # A process that has not sent anything itself says nothing.
+    assert went_back(state, "s", sent) is (more and bool(sent))
+
+
+def test_a_source_went_back_when_a_later_session_carried_something() -> None:
+    first, idle, used = Past(id="a", acked=(5,)), Past(id="b"), Past(id="c", acked=(0, 1))
+    assert not went_back(State(job="j", sessions=(first, idle)), "a", ())
+    assert went_back(State(job="j", sessions=(first, idle, used)), "a", ())
+    assert went_back(State(job="j", sessions=(first, used, idle)), "a", (5,))
+    assert not went_back(State(job="j", sessions=(first, used, idle)), "c", ())
+    assert not went_back(State(job="j", sessions=(first,)), "unknown", (1,))
+    assert not went_back(None, "a", (1,))
 
 
 def left(**mark: int) -> State:

@@ -52,6 +52,7 @@ def test_what_was_in_flight_is_dirty_after_a_kill_and_suspects_stay_suspect(path
     [
         ({"boot": "c"}, "booted"),
         ({"misses": 3}, "missed 3"),
+        ({"handed": 1}, "older copy"),
         ({"generation": "g"}, "intermediate"),
         ({"size": 4096}, "1073740824"),
         ({"token": "t"}, "tracker"),

@@ -55,6 +55,7 @@ class Tracker(EbpfTracker):
         self.misses_now = 0
         self.token = "t0"
         self._marked: dict[str, set[int]] = {}
+        self._handed: dict[str, int] = {}
         self.untracked: list[str] = []
 
     def write(self, path: Path, granule: int, content: bytes, *, seen: bool = True) -> None:
@@ -81,7 +82,12 @@ class Tracker(EbpfTracker):
             raise CannotTrack("another token")
         return self.misses_now
 
-    def drain(self, disks: Sequence[TrackedDisk], sink: Any) -> dict[str, DiskDrain]:
+    def handed(self, disk: TrackedDisk) -> int:
+        return self._handed.get(disk.path, 0)
+
+    def drain(
+        self, disks: Sequence[TrackedDisk], sink: Any, handed: Any = None
+    ) -> dict[str, DiskDrain]:
         for disk in disks:
             self.misses(disk)
         for disk in disks:
@@ -91,6 +97,8 @@ class Tracker(EbpfTracker):
                 words[granule // 64] |= np.uint64(1 << granule % 64)
             if marked:
                 sink(disk, 0, words)
+                self._handed[disk.path] = self.handed(disk) + 1
+                handed(disk, self.handed(disk))
         return {disk.path: DiskDrain(self.misses_now) for disk in disks}
 
 
