@@ -8,6 +8,11 @@ for each 4 KiB page of the bitmap (512 words, 32,768 granules) whether it may ho
 
 Words are little endian: bit ``i`` of word ``w`` is granule ``64 * w + i``.
 
+Memory that lies in a file can be changed by others, and a bit that is cleared there would be a
+lost write. So each page may have a checksum, and 0 says that it has none: whoever changes a page
+first takes the checksum away, with one store, and :meth:`Bitmap.vouch` makes it again when there
+is time. A kill leaves a page without one, never a page with a wrong one.
+
 A *place* says which words: a slice, or an array of ascending, distinct word numbers. Every
 method that changes bits makes exactly one store (a numpy operation, each word of it atomic on
 its own), so the crash argument of :mod:`replicad.dirtymap.map` can speak of stores in order.
@@ -19,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,14 +59,32 @@ def page_count(granules: int) -> int:
 class Bitmap:
     """A bitmap over memory that belongs to someone else (a mapped file). Not thread-safe."""
 
-    def __init__(self, words: Words, granules: int) -> None:
-        """``words``: page-multiple uint64 view. Starts as if all zero; see :meth:`recount`."""
+    def __init__(self, words: Words, granules: int, sums: Words | None = None) -> None:
+        """``words``: page-multiple uint64 view. Starts as if all zero; see :meth:`recount`.
+        ``sums``: where the checksums of its pages are kept."""
         if words.size != page_count(granules) * PAGE_WORDS:
             raise ValueError(f"{words.size} words do not fit {granules} granules")
         self.words = words
         self.granules = granules
         self.pages: npt.NDArray[np.bool_] = np.zeros(page_count(granules), dtype=np.bool_)
         self.count = 0
+        self.sums = np.zeros(self.pages.size, dtype=np.uint64) if sums is None else sums
+
+    def _sum(self, page: int) -> int:
+        """The checksum of a page; never 0."""
+        words = self.words[page * PAGE_WORDS : (page + 1) * PAGE_WORDS]
+        return xxhash.xxh3_64_intdigest(words) or 1
+
+    def vouch(self) -> None:
+        """Makes the checksums that are missing. A page that holds nothing needs none: what is set
+        there by mistake costs some work, what is cleared would cost data."""
+        for page in np.flatnonzero(self.pages & (self.sums == 0)).tolist():
+            self.sums[page] = self._sum(page)
+
+    def damaged(self) -> bool:
+        """Whether a page is not as it was when it was vouched for."""
+        sums = self.sums
+        return any(int(sums[page]) != self._sum(page) for page in np.flatnonzero(sums).tolist())
 
     def recount(self, pages: Iterator[tuple[int, int]]) -> None:
         """Counts what the memory holds. ``pages``: ranges ``[first, end)`` that are not holes."""
@@ -80,7 +104,7 @@ class Bitmap:
 
     def release(self) -> None:
         """Lets go of the memory, so that it can be unmapped. Using the bitmap then fails."""
-        self.words = np.empty(0, dtype=np.uint64)
+        self.words = self.sums = np.empty(0, dtype=np.uint64)
 
     def __getitem__(self, granule: int) -> bool:
         """Whether the bit of ``granule`` is set."""
@@ -102,7 +126,9 @@ class Bitmap:
         before = self.words[place]
         new = count_bits(mask & ~before)
         if new:
-            self.pages[_pages_of(place)] = True
+            pages = _pages_of(place)
+            self.pages[pages] = True
+            self.sums[pages] = 0
             self.words[place] = before | mask
             self.count += new
         return new
@@ -114,6 +140,7 @@ class Bitmap:
         before = self.read(place)
         gone = count_bits(before & mask)
         if gone:
+            self.sums[_pages_of(place)] = 0
             self.words[place] = before & ~mask
             self.count -= gone
             if not self.count:
@@ -126,6 +153,7 @@ class Bitmap:
 
     def zero(self) -> None:
         """Clears every bit, without allocating pages that hold none."""
+        self.sums[self.pages] = 0
         for page in np.flatnonzero(self.pages).tolist():
             self.words[page * PAGE_WORDS : (page + 1) * PAGE_WORDS] = 0
         self.pages[:] = False

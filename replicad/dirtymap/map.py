@@ -124,9 +124,16 @@ class DirtyMap:
         if self._dirty.count:
             self._age.marked(now)
 
+    def vouch(self) -> None:
+        """Makes checksums of what was changed, by which the next open notices damage. It takes
+        about a microsecond for each page (32,768 granules)."""
+        with self.lock:
+            self._file.vouch()
+
     def close(self) -> None:
         """Unmaps the file, which stays. Batches that are out are recovered by the next open."""
         with self.lock:
+            self.vouch()
             self._file.close()
 
     @property
@@ -158,12 +165,12 @@ class DirtyMap:
 
     @property
     def dirty_bytes(self) -> int:
-        """Bytes marked dirty; does not include what is in flight."""
+        """Bytes marked dirty, without what is in flight."""
         return self._bytes(self._dirty)
 
     @property
     def suspect_bytes(self) -> int:
-        """Bytes that must be compared or sent."""
+        """Likewise, suspect."""
         return self._bytes(self._suspect)
 
     @property

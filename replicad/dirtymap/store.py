@@ -1,4 +1,4 @@
-"""The file behind a dirty map: header area, then three bitmaps, mapped into memory.
+"""The file behind a dirty map: header area, three bitmaps, checksums of their pages; mapped.
 
 The file lies in a tmpfs (``/run``): it survives the process, not the boot, and never dirties
 the disk that it describes. It is sparse: pages appear when bits are set. A tmpfs that is full
@@ -32,9 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+DAMAGED = "the daemon's record of what was written is damaged"
+"""Why a map is refused of which a page is not as it was left."""
+
+
 def file_size(header: Header) -> int:
     """Bytes of the file (of which only touched pages take memory)."""
-    return HEADER_BYTES + 3 * _bitmap_bytes(header)
+    return HEADER_BYTES + 3 * _bitmap_bytes(header) + _sums_bytes(header)
 
 
 def _granules(header: Header) -> int:
@@ -43,6 +47,10 @@ def _granules(header: Header) -> int:
 
 def _bitmap_bytes(header: Header) -> int:
     return page_count(_granules(header)) * PAGE_BYTES
+
+
+def _sums_bytes(header: Header) -> int:
+    return -(-3 * 8 * page_count(_granules(header)) // PAGE_BYTES) * PAGE_BYTES
 
 
 class MapFile:
@@ -62,7 +70,10 @@ class MapFile:
         length = _bitmap_bytes(self.header)
         offset = HEADER_BYTES + number * length
         words = np.frombuffer(self._map, dtype="<u8", count=length // 8, offset=offset)
-        return Bitmap(words, _granules(self.header))
+        pages = length // PAGE_BYTES
+        at = HEADER_BYTES + 3 * length + number * pages * 8
+        sums = np.frombuffer(self._map, dtype="<u8", count=pages, offset=at)
+        return Bitmap(words, _granules(self.header), sums)
 
     @classmethod
     def create(cls, path: str, header: Header) -> MapFile:
@@ -103,6 +114,9 @@ class MapFile:
             os.close(fd)
             raise
         found = cls(fd, header, sequence)
+        if any(bitmap.damaged() for bitmap in found.bitmaps):
+            found.close()
+            raise MapRefusedError(DAMAGED)
         found._recount(filled)
         return found
 
@@ -137,6 +151,11 @@ class MapFile:
         self._map[at : at + half] = slot[:half]
         self.header, self._sequence = header, self._sequence + 1
         return header
+
+    def vouch(self) -> None:
+        """Makes the checksums that are missing."""
+        for bitmap in self.bitmaps:
+            bitmap.vouch()
 
     def close(self) -> None:
         """Unmaps. The bitmaps must not be used any more."""

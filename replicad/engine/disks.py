@@ -146,6 +146,8 @@ class DiskSet:
     def drain_now(self) -> None:
         """The same, in the calling thread."""
         self._drain_into(self._outlook)
+        for disk in self._followed():
+            disk.live_map.vouch()
 
     def drain_frozen(self) -> None:
         """The same while filesystems are frozen: nothing more than must be is done then."""

@@ -21,6 +21,7 @@ import numpy as np
 
 from protocol.errors import Fault
 from protocol.local.crash import VARIABLE
+from replicad.dirtymap.bitmap import PAGE_WORDS, page_count
 from replicad.dirtymap.header import HEADER_BYTES, MapRefusedError, decode_newest
 from tests.support.frozen import is_frozen
 from tests.support.load import written_bytes
@@ -212,7 +213,8 @@ def _in_flight(path: Path) -> int:
         _, header = decode_newest(content[:HEADER_BYTES])
     except MapRefusedError:
         return 0
-    bits = np.frombuffer(content[HEADER_BYTES:], dtype="<u8")
+    words = page_count(-(-header.size // header.granule)) * PAGE_WORDS
+    bits = np.frombuffer(content, dtype="<u8", count=3 * words, offset=HEADER_BYTES)
     _, suspect, flying = np.split(bits, 3)
     return int(np.bitwise_count(flying & ~suspect).sum()) * header.granule
 
