@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from protocol.errors import JOB_STATE, VERIFY_DIFFERS, VERIFY_SUPERSEDED, Fault, from_peer
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.units import format_size
 from protocol.views import VerifiedView
 from protocol.wire.jobs import ErrorInfo, VerifyOrder
@@ -182,6 +182,7 @@ class Verifications:
         row = await self._shelf.do(record)
         if row is None:
             return
+        crash.here("verify.recorded")
         self.compared[row.id] += message.bytes_compared
         self.differing[row.id] += message.differing_bytes
         if message.differing:

@@ -295,6 +295,16 @@ class Verification:
         shown = tuple(ranges[:RANGES_MAX])
         return shown, count - len(shown)
 
+    def suspected(self) -> tuple[DiskRange, ...]:
+        """Ranges that cover everything that differed once or twice."""
+        share = max(1, RANGES_MAX // (2 * len(self.disks)))
+        return tuple(
+            disk.range(*run)
+            for disk in self.disks.values()
+            for bits in (disk.candidates, disk.found)
+            for run in describe(bits, share).hulls
+        )
+
     def still_differing(self) -> tuple[DiskRange, ...]:
         """Ranges that cover everything that still differs."""
         share = max(1, RANGES_MAX // len(self.disks))

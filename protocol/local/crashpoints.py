@@ -99,6 +99,11 @@ _SOURCE: Final = (
     Point("commit.asked", "source", "the same as checkpoint.sent"),
     Point("commit.heard", "source", "that the checkpoint is committed: the receiver says so again"),
     Point("commit.noted", "source", "nothing"),
+    # a verification
+    Point("verify.judged", "source", "what a slice found: it is compared again"),
+    Point("verify.kept", "source", "how far it came: what it found goes with the next checkpoint"),
+    Point("verify.marked", "source", "that it repairs: what is to be repaired is dirty"),
+    Point("verify.ended", "source", "the verdict: it is made again"),
     # the end of a job
     Point("disks.untracked", "source", "tracking has ended, the maps are there"),
     Point("disks.closed", "source", "nothing, or maps of a job that is over"),
@@ -165,6 +170,9 @@ _RECEIVER: Final = (
     Point("commit.recording", "receiver", "the same: its transaction is rolled back"),
     Point("commit.recorded", "receiver", "the answer: the checkpoint is there"),
     Point("commit.unanswered", "receiver", "the answer: the checkpoint is there"),
+    # a verification
+    Point("verify.recorded", "receiver", "the answer to who waits, and the order that ends it"),
+    # snapshots
     Point("snapshot.struck", "receiver", "files of a snapshot that is let go: they are swept"),
     Point("snapshot.doomed", "receiver", "the same, under another name"),
 )

@@ -73,7 +73,7 @@ class Bitmap:
     def _sum(self, page: int) -> int:
         """The checksum of a page; never 0."""
         words = self.words[page * PAGE_WORDS : (page + 1) * PAGE_WORDS]
-        return xxhash.xxh3_64_intdigest(words) or 1
+        return xxhash.xxh3_64_intdigest(words.data) or 1
 
     def vouch(self) -> None:
         """Makes the checksums that are missing. A page that holds nothing needs none: what is set

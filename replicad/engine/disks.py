@@ -20,6 +20,7 @@ from protocol.local import crash
 from protocol.wire.jobs import DiskInfo, KnownDisk
 from protocol.wire.messages import OpenDisk, SessionOpened
 from replicad.convergence import Outlook
+from replicad.engine.kept import KeptRanges
 from replicad.finding import find_disks
 from replicad.freeze.mounts import mounts_to_freeze
 from replicad.jobdisk import JobDisk
@@ -271,6 +272,7 @@ class DiskSet:
                 crash.here("disks.untracked")
         crash.here("disks.closed")
         if forget:
+            KeptRanges(self._directory, self.job).keep(())
             for path in self._directory.glob(f"{self.job}-*.map"):
                 path.unlink(missing_ok=True)
         self.disks = ()

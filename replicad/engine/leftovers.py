@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocol.local import crash, log
+from replicad.engine.kept import SUFFIX
 from replicad.recovery import peek
 from replicad.tracker import EbpfTracker, NoTracker
 
@@ -21,15 +22,17 @@ _log = log.get("job")
 def remove_leftovers(
     directory: Path, tracker: EbpfTracker | NoTracker, job: str, disks: Sequence[str]
 ) -> None:
-    """Remove the maps of all jobs but ``job`` and stop tracking all disks but ``disks``.
+    """Remove the files of all jobs but ``job`` and stop tracking all disks but ``disks``.
 
     In a worker thread. ``job`` may be '' and ``disks`` empty: then all goes.
     """
-    for path in [*directory.glob("*.map"), *directory.glob("*.map.new")]:
-        if not job or not path.name.startswith(f"{job}-"):
+    for pattern in ("*.map", "*.map.new", f"*{SUFFIX}", f"*{SUFFIX}.new"):
+        for path in directory.glob(pattern):
+            if job and path.name.startswith((f"{job}-", f"{job}.")):
+                continue
             path.unlink(missing_ok=True)
             crash.here("leftover.removed")
-            _log.info("leftover.removed", map=path.name)
+            _log.info("leftover.removed", file=path.name)
     if not isinstance(tracker, EbpfTracker):
         return
     # A disk of the job may have another name today.

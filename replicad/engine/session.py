@@ -39,6 +39,7 @@ from protocol.wire.jobs import CheckpointOrder
 from protocol.wire.messages import CheckpointFailed, Commit, Committed
 from replicad.engine.checkpoint import Checkpointer, Taken
 from replicad.engine.disks import DiskSet
+from replicad.engine.kept import KeptRanges
 from replicad.engine.orders import Orders
 from replicad.engine.passes import run_pass
 from replicad.engine.standing import Standing, info
@@ -130,7 +131,8 @@ class Session:
         self._settings = settings
         self._workers = workers
         self._told = ""
-        self._verifier = Verifier(job, orders, link, disks, transfer, standing, self._pass)
+        kept = KeptRanges(settings.runtime, job)
+        self._verifier = Verifier(job, orders, link, disks, transfer, standing, self._pass, kept)
         self._unreadable = sum(disk.unreadable.counted for disk in disks.disks)
 
     async def work(self) -> None:

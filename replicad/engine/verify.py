@@ -20,12 +20,13 @@ import numpy as np
 
 from protocol.errors import VERIFY_UNTRACKED, LocalFault
 from protocol.link.control import ControlLink
-from protocol.local import log
+from protocol.local import crash, log
 from protocol.wire.jobs import DiskRange, VerifyOrder
 from protocol.wire.messages import Verified, VerifyFailed
 from replicad.dirtymap.bitmap import PAGE_WORDS
 from replicad.engine.disks import DiskSet
 from replicad.engine.frozen import now_text
+from replicad.engine.kept import KeptRanges
 from replicad.engine.orders import Orders
 from replicad.engine.slices import Slice
 from replicad.engine.standing import Standing, info
@@ -52,6 +53,9 @@ CHECKPOINT_SECONDS = 3.0
 """That a checkpoint waits for the second look at what differed once; then it goes ahead, and
 what nobody has looked at again is repaired, and not reported."""
 
+KEEPING_SHARE = 0.05
+"""Of the time that may go into keeping what was found so far: there can be much of it."""
+
 _POLL_SECONDS = 0.02
 _SYS = Path("/sys/dev/block")
 
@@ -63,6 +67,7 @@ class Verifier:
 
     Args:
         run_pass: sends what is dirty.
+        kept: where what differs outlives this process.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class Verifier:
         transfer: Transfer,
         standing: Standing,
         run_pass: Callable[[], Awaitable[None]],
+        kept: KeptRanges,
     ) -> None:
         self._job = job
         self._orders = orders
@@ -82,6 +88,10 @@ class Verifier:
         self._transfer = transfer
         self._standing = standing
         self._run_pass = run_pass
+        self._kept = kept
+        self._kept_of: tuple[int, int] = (0, 0)
+        self._keep_again = 0.0
+        standing.differing = standing.differing or kept.recall()
         self._told: Verified | VerifyFailed | None = None
         self._budget = SLICE_FIRST
 
@@ -126,6 +136,7 @@ class Verifier:
         elif wanted.repair and verification.found and not verification.mended:
             verification.stage = "repair"
             self._mark(verification)
+            crash.here("verify.marked")
             await self._run_pass()
             verification.mended = True
             self._recheck(verification)
@@ -188,6 +199,8 @@ class Verifier:
         for disk, findings, batch, differing in part.answers:
             with disk.live_map.lock:
                 findings.judge(kind, batch, differing, disk.live_map.settled, now)
+        crash.here("verify.judged")
+        self._keep(verification)
         for findings, sweep in part.sweeps:
             findings.cursors[kind] = sweep.cursor
         if kind == "sweep":
@@ -196,6 +209,18 @@ class Verifier:
             findings.cursors.get(kind, 0) < findings.granules
             for findings in verification.disks.values()
         )
+
+    def _keep(self, verification: Verification) -> None:
+        """What is known by now is known to the next process as well."""
+        known = verification.candidates, verification.found
+        begun = time.monotonic()
+        if known == self._kept_of or begun < self._keep_again:
+            return
+        self._kept.keep((*self._standing.differing, *verification.suspected()))
+        self._kept_of = known
+        crash.here("verify.kept")
+        now = time.monotonic()
+        self._keep_again = now + (now - begun) / KEEPING_SHARE
 
     def _plan(self, verification: Verification, kind: Round) -> Slice:
         answered = self._standing.answered
@@ -272,6 +297,7 @@ class Verifier:
     def after_checkpoint(self) -> None:
         """What was known to differ before it does not any more."""
         self._standing.differing = ()
+        self._kept.keep(())
 
     def _mark(self, verification: Verification) -> None:
         """Make dirty what differs."""
@@ -313,6 +339,8 @@ class Verifier:
             seconds=round(verification.seconds, 3),
             differing=standing.differing,
         )
+        self._kept.keep(standing.differing)
+        crash.here("verify.ended")
         standing.tally.add(verdict.bytes_compared, verdict.differing_bytes, time.time())
         self._answer(wanted, verdict)
         level = _log.warning if verdict.differing_bytes else _log.info

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from protocol.local.crashpoints import POINTS, Point
@@ -134,6 +135,23 @@ def session_is_lost(arena: Arena, _: Side) -> None:
     arena.start("receiver")
 
 
+def copy_is_damaged(arena: Arena, side: Side) -> None:
+    """Another byte in a granule that nobody writes, soon after a write of ours, and a
+    verification that repairs."""
+    content = (arena.mounts[0] / "ballast").read_bytes()[MIB : MIB + 512]
+    path = Path(arena.act("show")["disks"][0]["intermediate"])
+    place = path.read_bytes().index(content)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes([content[0] ^ 1]))
+    verifies(arena, side)
+
+
+def verifies(arena: Arena, _: Side) -> None:
+    """A verification that repairs."""
+    arena.act("verify", repair=True)
+
+
 Way = Callable[[Arena, Side], None]
 
 
@@ -152,11 +170,19 @@ _IN_A_COMPARISON = """map.unnamed map.created map.suspected map.differs sender.h
     transfer.diff_heard transfer.finer frame.compared"""
 _IN_THE_MIDDLE = "sender.put frame.written segment.written"
 
+_COMPARING = frozenset({map_is_lost, disk_is_distrusted, copy_is_damaged})
+"""Ways that may make a comparison needed by themselves."""
+
 REACHED: dict[str, Reached] = {
     **dict.fromkeys(_AT_A_START.split(), Reached(starts)),
     **dict.fromkeys(_AT_AN_OPENING.split(), Reached(source_comes)),
     **dict.fromkeys(_IN_A_COMPARISON.split(), Reached(map_is_lost)),
     **dict.fromkeys(_IN_THE_MIDDLE.split(), Reached(times=3)),
+    "verify.judged": Reached(verifies),
+    "verify.ended": Reached(verifies),
+    "verify.recorded": Reached(verifies),
+    "verify.kept": Reached(copy_is_damaged),
+    "verify.marked": Reached(copy_is_damaged),
     "session.retired": Reached(source_goes),
     "session.closed": Reached(source_goes),
     "restart.repaired": Reached(starts),
@@ -202,7 +228,7 @@ def groups(points: Sequence[Point], size: int) -> Iterator[tuple[Point, ...]]:
 def may_compare(point: Point) -> bool:
     """Whether the recovery may be a compare pass: the death takes away what vouches for the copy,
     or the way to it does."""
-    return point.worst == "compare" or _way(point) in {map_is_lost, disk_is_distrusted}
+    return point.worst == "compare" or _way(point) in _COMPARING
 
 
 # --- a round -----------------------------------------------------------------------------------
@@ -325,10 +351,16 @@ def _until_dead(arena: Arena, this: Round, wishes: dict[Side, Point]) -> list[Si
             nudge = time.monotonic() + NUDGE_SECONDS
             _on_the_move(arena)
             waiting = [point for side, point in wishes.items() if side not in dead]
-            again = hook_fails if hook_fails in map(_way, waiting) else checkpoint
-            again(arena, "source")
+            _again({_way(point) for point in waiting})(arena, "source")
         time.sleep(0.02)
     return dead
+
+
+def _again(ways: Collection[Way]) -> Way:
+    """What is asked for again when nobody has come to the step."""
+    if copy_is_damaged in ways or verifies in ways:
+        return verifies  # a checkpoint would repair
+    return hook_fails if hook_fails in ways else checkpoint
 
 
 def _on_the_move(arena: Arena) -> None:

@@ -64,6 +64,28 @@ def test_it_is_named_then_left_then_sent_with_a_checkpoint() -> None:
     play(case)
 
 
+def test_what_it_has_found_so_far_survives_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "SETTLE_SECONDS", 600.0)  # it never comes to its end
+
+    async def case(world: World) -> None:
+        world.order("run")
+        await world.synced()
+        damage(world, 5, 60)
+        world.order("run", verify=VerifyOrder(request="v"))
+        runtime = world.engine._settings.runtime
+        await world.until(lambda: list(runtime.glob("*.differs")))
+        # A kill, and another process: nothing is known but what lies in the runtime directory.
+        world.lose()
+        standing = world.engine.standing
+        standing.verification, standing.differing = None, ()
+        world.order("run", checkpoint=CheckpointOrder(request="c"))
+        await world.until(lambda: 1 in world.receiver.committed)
+        assert world.receiver.committed[1][0] == world.disk.read_bytes()
+        await world.until(lambda: not list(runtime.glob("*.differs")))
+
+    play(case)
+
+
 def test_a_repair_is_sent_and_compared_once_more() -> None:
     async def case(world: World) -> None:
         world.order("run")
