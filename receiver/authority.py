@@ -250,18 +250,34 @@ def _load_or_make_certificate(
         return certificate
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        if certificate.public_key() != key.public_key():
+            raise _unusable(path, "it does not belong to authority-key.pem")
+        if not _issued_by_another(certificate):
+            # Any bit of it may have changed, and most are parsed only when they are needed.
+            certificate.verify_directly_issued_by(certificate)
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    except ValueError as error:
-        raise _unusable(path, str(error)) from error
+        _authority_key_identifier(certificate)
+    except InvalidSignature as error:
+        raise _unusable(path, "it is damaged: its signature is wrong") from error
     except x509.ExtensionNotFound as error:
         raise _unusable(path, "it is not the certificate of an authority") from error
+    except UNREADABLE as error:
+        raise _unusable(path, str(error)) from error
     if not constraints.value.ca:
         raise _unusable(path, "it is not the certificate of an authority")
-    if certificate.public_key() != key.public_key():
-        raise _unusable(path, "it does not belong to authority-key.pem")
     if certificate.not_valid_after_utc <= now:
         raise _unusable(path, f"it expired at {certificate.not_valid_after_utc:%Y-%m-%d}")
     return certificate
+
+
+def _issued_by_another(certificate: x509.Certificate) -> bool:
+    """Whether it names another key than its own as the one that signed it."""
+    try:
+        issuer = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+        own = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except x509.ExtensionNotFound:
+        return False
+    return issuer.value.key_identifier != own.value.digest
 
 
 def _self_signed(key: PrivateKey, now: dt.datetime) -> x509.Certificate:

@@ -297,3 +297,18 @@ def test_an_answer_for_another_request_is_refused(authority: Authority) -> None:
     pem = authority.sign_source(ours.request_pem, "web02", NOW).pem
     with pytest.raises(Fault, match="web02"):
         identity.issued(ours, pem, authority.pem, address="", receiver="")
+
+
+def test_every_damaged_byte_of_its_own_certificate_is_noticed(tmp_path: Path) -> None:
+    """Most of a certificate is parsed only when it is needed: that was a traceback at the start."""
+    Authority.open(tmp_path, NOW)
+    (path,) = tmp_path.rglob("authority.pem")
+    good = x509.load_pem_x509_certificate(path.read_bytes())
+    der = good.public_bytes(serialization.Encoding.DER)
+    for at in range(len(der)):
+        damaged = bytearray(der)
+        damaged[at] ^= 0x11
+        text = ssl.DER_cert_to_PEM_cert(bytes(damaged))
+        path.write_text(text)
+        with pytest.raises(Fault, match="RPL-2011"):
+            Authority.open(tmp_path, NOW)
