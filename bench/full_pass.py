@@ -1,78 +1,59 @@
-"""How fast is a full pass, beside a plain copy of the same file over the same loopback?
+"""How fast is a full pass, encrypted and verified, beside plain and encrypted copies?
 
-Ours: two real daemons, encrypted, digested, verified, synced. The peer: ``socat`` from file to file
-over TCP, in plaintext, without any check. Both on the same RAM-backed files, alternating.
+2 GiB that nothing can compress. Ours digests every byte, encrypts it, checks the digest again and
+syncs; ``nbdcopy`` in plaintext over a Unix socket does none of that.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import tempfile
-import time
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator
 
-from bench.compare import Contest, Options, alternate
-from protocol.admin.client import AdminClient
-from tests.support.pair import free_ports, pair, same_content, until
+from bench.contest import RATE, Goal, Metric, Options, Question, Scene
+from bench.images import GIB, MIB, random_image
+from bench.leftovers import scratch
+from bench.ours import ours
+from bench.peers import peers
 
-MIB = 1 << 20
+CPU = Metric("CPU s/GiB", 1.0, 2)
+ENCRYPTED = ("nbdcopy tls", "dd|ssh", "dd|zstd|ssh", "rsync")
 
-
-def ours(image: Path) -> float:
-    """Seconds from ``job start`` until the source has called the full pass done."""
-    with pair([str(image)]) as both:
-        both.create("--start", "manual", "--compress", "none")
-        client = AdminClient(both.directory / "rr/control.sock", daemon="receiver")
-        begun = time.perf_counter()
-        client.call("job.start", job=both.job)
-        until(
-            lambda: client.call("job.show", job=both.job)["disks"][0]["passed"],
-            what="the full pass",
-            step=0.02,
-        )
-        seconds = time.perf_counter() - begun
-        if not same_content(both.intermediate(), image):
-            raise AssertionError("the copy differs")
-    return seconds
+FIRST_TOUCH = (
+    "replicad and 'nbdcopy new file' touch each page of their copy for the first time;"
+    " all others write into pages that are there"
+)
 
 
-def plain(image: Path) -> float:
-    """Seconds that socat takes for the same bytes."""
-    (port,) = free_ports(1)
-    copy = image.with_suffix(".copy")
-    listen = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr"
-    sink = subprocess.Popen(["socat", "-u", "-b", "1048576", listen, f"CREATE:{copy}"])
-    try:
-        time.sleep(0.2)
-        begun = time.perf_counter()
-        subprocess.run(
-            ["socat", "-u", "-b", "1048576", f"FILE:{image}", f"TCP:127.0.0.1:{port}"], check=True
-        )
-        sink.wait(60)
-        seconds = time.perf_counter() - begun
-        if not same_content(copy, image):
-            raise AssertionError("socat's copy differs")
-    finally:
-        sink.kill()
-        copy.unlink(missing_ok=True)
-    return seconds
+@contextlib.contextmanager
+def scene(options: Options) -> Iterator[Scene]:
+    """The same image for everybody."""
+    size = options.bytes(2 * GIB, 96 * MIB)
+    with scratch() as directory:
+        image = directory / "disk.img"
+        random_image(image, size)
+        with peers(directory, image) as them, ours([image]) as we:
+            yield Scene(
+                {
+                    "replicad": lambda: we.full_pass(image),
+                    "nbdcopy": them.nbd,
+                    "nbdcopy new file": them.nbd_new_file,
+                    "nbdcopy tls": them.nbd_tls,
+                    "dd|ssh": them.dd_ssh,
+                    "dd|zstd|ssh": them.dd_zstd_ssh,
+                    "rsync": them.rsync,
+                },
+                size=size,
+                notes=[FIRST_TOUCH],
+            )
 
 
-def run(options: Options) -> Contest:
-    """The contest: rates in bytes per second, and their ratio."""
-    size = (256 if options.quick else 1024) * MIB
-    directory = Path(tempfile.mkdtemp(prefix="replicad-bench-", dir="/dev/shm"))
-    image = directory / "disk.img"
-    try:
-        with image.open("wb") as file:
-            for _ in range(size // MIB):
-                file.write(os.urandom(MIB))
-        return alternate(
-            "full pass, incompressible, encrypted and verified, against plain socat",
-            {"replicad": lambda: size / ours(image), "socat": lambda: size / plain(image)},
-            options,
-        )
-    finally:
-        shutil.rmtree(directory)
+QUESTION = Question(
+    name="full_pass",
+    title="a full pass, incompressible, encrypted and verified",
+    metrics={"rate": RATE, "cpu": CPU},
+    goals=(
+        Goal("at least 1.0 x nbdcopy in plaintext", "rate", ">=", 1.0, peers=("nbdcopy",)),
+        Goal("at least 3 x the fastest encrypted peer", "rate", ">=", 3.0, peers=ENCRYPTED),
+    ),
+    scene=scene,
+)

@@ -1,0 +1,78 @@
+"""How fast do both sides find 1 % that differs, beside reading both sides once?
+
+The peer is one ``dd`` a side, both at the same time, into nothing: what a comparison cannot do
+without. Ours also hashes, says the digests, answers, and sends what differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.contest import RATE, Figures, Goal, Metric, Options, Question, Scene
+from bench.images import GIB, MIB, random_image, scatter
+from bench.leftovers import scratch
+from bench.ours import Ours, ours
+from bench.peers import together
+
+PART = 0.01
+
+
+def compared(we: Ours, image: Path, seed: int) -> Figures:
+    """While the job is paused a part changes unseen; then it goes on, and must compare."""
+    size = image.stat().st_size
+    we.pause()
+    changed = scatter(image, size, PART, seed)
+    since, begun = we.mark(), time.time()
+    we.ask("resume")
+    event = we.ended_pass(since, "compare")
+    we.check(image)
+    assert event.said["differing_bytes"] >= changed, event
+    return {"rate": size / (event.at - begun), "sent": event.said["wire_bytes"] / changed}
+
+
+def read_both(one: Path, other: Path) -> Figures:
+    """Both files, once, at the same time."""
+    into = ["of=/dev/null", "bs=1M", "status=none"]
+    spent = together(*(["dd", f"if={path}", *into] for path in (one, other)))
+    return {"rate": one.stat().st_size / spent.seconds}
+
+
+@contextlib.contextmanager
+def scene(options: Options) -> Iterator[Scene]:
+    """A job whose first pass is done. Writes to a file are not tracked, so every sync compares."""
+    size = options.bytes(2 * GIB, 128 * MIB)
+    with scratch() as directory:
+        image = directory / "disk.img"
+        random_image(image, size)
+        with ours([image]) as we:
+            we.both.create()
+            we.both.synced()
+            copy, seeds = we.both.intermediate(), itertools.count(100)
+            yield Scene(
+                {
+                    "replicad": lambda: compared(we, image, next(seeds)),
+                    "read both sides": lambda: read_both(image, copy),
+                },
+                size=size,
+            )
+
+
+QUESTION = Question(
+    name="compare_pass",
+    title="a compare pass of a disk of which 1 % differs, in scattered blocks of 4 KiB",
+    metrics={"rate": RATE, "sent": Metric("per changed byte", 1.0, 3)},
+    goals=(
+        Goal(
+            "at least 0.7 x the speed of reading both sides once",
+            "rate",
+            ">=",
+            0.7,
+            peers=("read both sides",),
+        ),
+    ),
+    scene=scene,
+)
