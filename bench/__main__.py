@@ -29,7 +29,11 @@ from bench.leftovers import clean_exit, reap
 from bench.svg import plot
 from bench.telling import SCHEMA, as_dict, machine, table
 
-QUESTIONS = ("full_pass", "mixed_image", "delta", "compare_pass", "cpu")
+QUESTIONS = (
+    *("full_pass", "mixed_image", "delta", "compare_pass", "cpu"),
+    *("tracker_cost", "freeze", "memory", "drain"),
+    *("free_space", "foreground"),
+)
 CAMPAIGNS = ("kills", "wire")
 """They compare nothing: they look for what breaks, and say how long it took to mend itself."""
 

@@ -86,13 +86,13 @@ class Goal:
         words: as a person would say it.
         ours: the contestant that it is about.
         peers: those it is held against; the one with the best median counts.
-        bound: of the ratio, or in the base unit of the metric.
+        bound: of the ratio, or in the base unit of the metric; None: it is only reported.
     """
 
     words: str
     metric: str
     relation: Literal[">=", "<="]
-    bound: float
+    bound: float | None
     ours: str = "replicad"
     peers: tuple[str, ...] = ()
     statistic: Statistic = "median"
@@ -126,7 +126,9 @@ class Verdict:
 
     @property
     def met(self) -> bool:
-        """Whether the goal is reached."""
+        """Whether the goal is reached; without a bound there is nothing to miss."""
+        if self.goal.bound is None:
+            return True
         if self.goal.relation == ">=":
             return self.value >= self.goal.bound
         return self.value <= self.goal.bound

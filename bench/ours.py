@@ -80,6 +80,10 @@ class Ours:
         event: Event = until(there, WAIT_SECONDS, f"the end of a pass {kinds}", POLL_SECONDS)
         return event
 
+    def has_ended(self, since: int) -> bool:
+        """Whether a pass has ended since a mark."""
+        return any(event.name == "pass.ended" for event in self.events(since))
+
     # --- a job --------------------------------------------------------------------------------
 
     def ask(self, action: str, **params: Any) -> Any:

@@ -62,7 +62,9 @@ def plot(answer: Answer) -> str:
     bounds = [
         verdict.goal.bound
         for verdict in answer.verdicts
-        if verdict.goal.metric == scale.metric and not verdict.goal.peers
+        if verdict.goal.metric == scale.metric
+        and not verdict.goal.peers
+        and verdict.goal.bound is not None
     ]
     top = max([max(values) for _, values, _ in points] + bounds) * 1.1 or 1.0
     places = [x for x, _, _ in points]

@@ -61,6 +61,8 @@ def _goal(verdict: Verdict, answer: Answer) -> str:
     value, low, high = map(metric.text, (verdict.value, verdict.low, verdict.high))
     beside = f" against {verdict.peer}" if verdict.peer else f" ({goal.statistic})"
     word = "met   " if verdict.met else "MISSED"
+    if goal.bound is None:
+        word = "seen  "
     return f"{word} {goal.words}: {value} ({low} to {high}){beside}"
 
 
