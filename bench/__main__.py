@@ -31,8 +31,8 @@ from bench.telling import SCHEMA, as_dict, machine, table
 
 QUESTIONS = (
     *("full_pass", "mixed_image", "delta", "compare_pass", "cpu"),
-    *("tracker_cost", "freeze", "memory", "drain"),
-    *("free_space", "foreground"),
+    *("tracker_cost", "freeze", "memory", "drain", "idle_sources", "many_jobs"),
+    *("long_line", "free_space", "foreground"),
 )
 CAMPAIGNS = ("kills", "wire")
 """They compare nothing: they look for what breaks, and say how long it took to mend itself."""

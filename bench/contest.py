@@ -12,13 +12,15 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 Figures = Mapping[str, float]
 """What one run of a contestant gave: values by the name of the metric."""
 
 Contestant = Callable[[], Figures]
 """One run. Raises AssertionError when what it made is not what it should be."""
+
+Number = TypeVar("Number", int, float)
 
 Series = dict[str, dict[str, list[float]]]
 """Values by contestant and metric, one a round."""
@@ -42,8 +44,8 @@ class Options:
         """The size of a disk in this run."""
         return self.size or (quick if self.quick else full)
 
-    def pick(self, full: int, quick: int) -> int:
-        """A count of something else than bytes: fewer in a quick run and in a tiny one."""
+    def pick(self, full: Number, quick: Number) -> Number:
+        """A figure that is not bytes: another one in a quick run and in a tiny one."""
         return quick if self.quick or self.size else full
 
 

@@ -79,7 +79,7 @@ def needed(directory: Path, size: int, seconds: float) -> Figures:
 @contextlib.contextmanager
 def scene(options: Options) -> Iterator[Scene]:
     """One size after the other."""
-    seconds = options.pick(60, 6)
+    seconds = options.pick(60, 2)
     with scratch() as directory:
         scale = Scale("resident", "size of the disk", {n: float(s) for n, s in SIZES.items()})
         runs = {n: partial(needed, directory, s, seconds) for n, s in SIZES.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,6 +40,20 @@ class Event:
     said: dict[str, Any]
 
 
+def events_of(path: Path, since: int) -> list[Event]:
+    """The events of a log from a place on; a line that is still being written is left out."""
+    with path.open("rb") as log:
+        log.seek(since)
+        lines = log.read().split(b"\n")[:-1]
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError):
+            said = json.loads(line)
+            at = datetime.fromisoformat(said["timestamp"]).timestamp()
+            found.append(Event(at, said["event"], said))
+    return found
+
+
 class Ours:
     """A receiver and a source, and what they are asked to do. Make with :func:`ours`."""
 
@@ -53,17 +67,8 @@ class Ours:
         return self.both.source.log.stat().st_size
 
     def events(self, since: int) -> list[Event]:
-        """What was logged after a mark; a line that is still being written is left out."""
-        with self.both.source.log.open("rb") as log:
-            log.seek(since)
-            lines = log.read().split(b"\n")[:-1]
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError):
-                said = json.loads(line)
-                at = datetime.fromisoformat(said["timestamp"]).timestamp()
-                found.append(Event(at, said["event"], said))
-        return found
+        """What was logged after a mark."""
+        return events_of(self.both.source.log, since)
 
     def ended_pass(self, since: int, *kinds: str) -> Event:
         """Wait until a pass has ended, of these kinds if any are named."""
@@ -127,11 +132,23 @@ class Ours:
 
 
 @contextlib.contextmanager
-def ours(disks: Sequence[str | Path]) -> Iterator[Ours]:
+def ours(
+    disks: Sequence[str | Path],
+    receiver_host: str = "127.0.0.1",
+    before: Callable[[Pair], None] | None = None,
+) -> Iterator[Ours]:
     """Both daemons, enrolled, with these disks. The source also logs passes that are short
-    (``[log] level = "debug"``: two lines a pass, nothing else)."""
-    with pair([str(disk) for disk in disks], start=False) as both:
+    (``[log] level = "debug"``: two lines a pass, nothing else).
+
+    Args:
+        receiver_host: where the receiver listens, if something is to stand in between.
+        before: called when the ports are known and nothing has been started.
+    """
+    named = [str(disk) for disk in disks]
+    with pair(named, start=False, receiver_host=receiver_host) as both:
         with both.source.config.open("a") as config:
             config.write('[log]\nlevel = "debug"\n')
+        if before is not None:
+            before(both)
         both.start()
         yield Ours(both)

@@ -1,0 +1,98 @@
+"""What do 50 sources get that copy into one receiver at the same time, and does each its share?
+
+50 daemons copy the same image, together as many bytes as one source copies alone. The share of a
+job is its part of what all have transferred at the moment when half of everything is there, held
+against an equal part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.contest import RATE, RATIO, Figures, Goal, Options, Question, Scene
+from bench.fleet import Fleet, fleet
+from bench.images import GIB, MIB, random_image
+from bench.leftovers import scratch
+from bench.ours import WAIT_SECONDS
+from tests.support.pair import same_content
+
+POLL_SECONDS = 0.05
+
+
+def copied(all_of_them: Fleet, names: list[str], image: Path) -> Figures:
+    """These sources copy an image each: together how fast, and how fairly."""
+    jobs = {name: all_of_them.create(name, image) for name in names}
+    begun = time.time()
+    all_of_them.begin(jobs)
+    share = _watch(all_of_them, names, image.stat().st_size * len(names))
+    ends = [event.at for name in names if (event := all_of_them.ended(name))]
+    for view in all_of_them.views().values():
+        copy = Path(view["disks"][0]["intermediate"])
+        if not same_content(copy, image):
+            raise AssertionError(f"the copy of {view['source']} differs")
+    for job in jobs.values():
+        all_of_them.forget(job)
+    rate = image.stat().st_size * len(names) / (max(ends) - begun)
+    return {"rate": rate, "share": share} if len(names) > 1 else {"rate": rate}
+
+
+def _watch(all_of_them: Fleet, names: list[str], total: int) -> float:
+    """Until all have ended; the smallest share when half was there."""
+    share: float | None = None
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not all(all_of_them.ended(name) for name in names):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not all ended: {all_of_them.views()}")
+        got = [view["logical_bytes"] for view in all_of_them.views().values()]
+        if share is None and sum(got) >= total / 2:
+            share = min(got) * len(got) / sum(got)
+        time.sleep(POLL_SECONDS)
+    return 1.0 if share is None else share
+
+
+@contextlib.contextmanager
+def scene(options: Options) -> Iterator[Scene]:
+    """One image for all together and one that is as large as all of those."""
+    count, size = options.pick(50, 4), options.bytes(4 * GIB, 192 * MIB)
+    with scratch() as directory:
+        large, small = directory / "large.img", directory / "small.img"
+        random_image(large, size)
+        random_image(small, size // count // MIB * MIB)
+        with fleet(count, [large, small]) as they:
+            yield Scene(
+                {
+                    "all at once": lambda: copied(they, they.names, small),
+                    "one job": lambda: copied(they, they.names[:1], large),
+                },
+                size=size,
+                notes=[f"{count} jobs at once, each of {small.stat().st_size // MIB} MiB"],
+            )
+
+
+QUESTION = Question(
+    name="many_jobs",
+    title="50 jobs at once into one receiver, beside one job",
+    metrics={"rate": RATE, "share": RATIO},
+    goals=(
+        Goal(
+            "together at least 0.8 x of one job",
+            "rate",
+            ">=",
+            0.8,
+            ours="all at once",
+            peers=("one job",),
+        ),
+        Goal(
+            "no job under half its fair share",
+            "share",
+            ">=",
+            0.5,
+            ours="all at once",
+            statistic="min",
+        ),
+    ),
+    scene=scene,
+)
