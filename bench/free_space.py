@@ -2,7 +2,8 @@
 
 A disk of 20 GiB with 1 GiB of files, beside a disk of which those files fill nearly all. In both
 lie further blocks that are not zero and belong to deleted files, a tenth as many. Bytes read and
-sent are those that the source counts, as multiples of the files; the files of the copy are compared.
+sent are those that the source counts, as multiples of the files; the files of the copy are
+compared.
 """
 
 from __future__ import annotations
