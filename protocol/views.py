@@ -217,7 +217,8 @@ class ReadingView(View, frozen=True):
 
 
 class JobStatus(View, frozen=True):
-    """The job as the source sees it: a JobReport in the words of ``status``."""
+    """The job as the source sees it: a JobReport in the words of ``status``. ``connections``: data
+    connections of the present session, more on a long line; 0 while there is none."""
 
     id: str
     name: str
@@ -231,6 +232,7 @@ class JobStatus(View, frozen=True):
     bandwidth: int
     compression: CompressionView
     reading: tuple[ReadingView, ...]
+    connections: int
     sentence: str
     convergence: Convergence
     error: ErrorInfo | None

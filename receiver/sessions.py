@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import secrets
 from collections import defaultdict
@@ -50,9 +51,25 @@ def workers_for(cores: int, memory: int) -> int:
     return max(2, min(16, 2 * cores), min(WORKERS_MAX, memory // BUFFER // WORKERS_SHARE))
 
 
-def connections_for(cores: int) -> int:
-    """Data connections of a session: each is one thread on either side."""
-    return max(2, min(4, cores))
+LINE_RATE = 200_000_000
+"""Bytes per second that a long line should be able to carry."""
+
+UNDER_WAY = 4 << 20
+"""Bytes that one TCP connection may have under way: the usual limit of Linux for what is not yet
+acknowledged (net.ipv4.tcp_wmem)."""
+
+CONNECTIONS_MOST = 8
+"""Of a session: each takes a thread and a buffer of 1 MiB on either side."""
+
+
+def connections_for(cores: int, round_trip: float = 0.0) -> int:
+    """Data connections of a session: each is one thread on either side.
+
+    One for each core, at least two; on a long line so many that together they may have under way
+    what it holds.
+    """
+    long = math.ceil(round_trip * LINE_RATE / UNDER_WAY)
+    return max(2, min(4, cores), min(CONNECTIONS_MOST, long))
 
 
 class Sessions:
@@ -79,7 +96,7 @@ class Sessions:
         self._storage = storage
         self._on_failed = on_failed
         self._heartbeat = heartbeat
-        self._connections = connections_for(cores)
+        self._cores = cores
         self._pool = BufferPool(max(4, memory // BUFFER - workers), BUFFER)
         self._workers: Executor = ThreadPoolExecutor(workers, "datapath")
         self._syncers: Executor = ThreadPoolExecutor(max(4, 2 * cores), "sync")
@@ -153,7 +170,8 @@ class Sessions:
                     boot=boot,
                 )
             )
-            job, connections = opening.job, min(self._connections, free)
+            wanted = connections_for(self._cores, message.round_trip)
+            job, connections = opening.job, min(wanted, free)
             session = Session(
                 job.id,
                 source,

@@ -239,6 +239,7 @@ class Daemon:
                 self.engine.order.compress, self.engine.standing.tuner.choice
             ),
             reading=self.engine.reading(),
+            connections=self.engine.connections,
             errors=dict(self._errors + self.engine.standing.errors),
             misses=report.tracker_misses if report else 0,
             reconnects=self.engine.standing.reconnects,

@@ -38,6 +38,7 @@ class Snapshot:
     verified: Tally = field(default_factory=Tally)
     compression: CompressionView = field(default_factory=lambda: compression_view("auto", Choice()))
     reading: tuple[ReadingView, ...] = ()
+    connections: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     misses: int = 0
     reconnects: int = 0
@@ -86,6 +87,7 @@ def job_status(order: JobOrder, report: JobReport, now: Snapshot) -> JobStatus:
         bandwidth=order.bandwidth,
         compression=now.compression,
         reading=now.reading,
+        connections=now.connections,
         sentence=report.sentence,
         convergence=report.convergence,
         error=report.error,

@@ -206,6 +206,11 @@ class Transfer:
         return self._opened.session
 
     @property
+    def connections(self) -> int:
+        """How many data connections it has."""
+        return self._opened.connections
+
+    @property
     def wire_bytes(self) -> int:
         """Bytes sent on the data connections of this session."""
         return sum(sender.wire_bytes for sender in self._senders.values())

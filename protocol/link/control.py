@@ -57,6 +57,10 @@ class ControlLink:
     """A greeted, or soon greeted, control connection.
 
     Use as ``async with``: the heartbeat task lives as long as the block.
+
+    Attributes:
+        round_trip: seconds from our greeting to the peer's, which it says when it has heard ours;
+            0 before.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class ControlLink:
         self._counted = 0
         self._silent: Fault | None = None
         self._heard = False
+        self.round_trip = 0.0
         self.closed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -178,7 +183,7 @@ class ControlLink:
         Raises:
             PeerFault: refused, silent or garbled.
         """
-        first = self.messages()
+        first, begun = self.messages(), self._loop.time()
         try:
             await anext(first, None)
         except Fault as fault:
@@ -187,6 +192,7 @@ class ControlLink:
             await first.aclose()
         if self.greeted is None:
             raise CONNECTION_LOST.peer(peer="the peer", detail="it said no greeting")
+        self.round_trip = self._loop.time() - begun
         return self.greeted
 
     def _unheard(self, fault: Fault) -> Fault:

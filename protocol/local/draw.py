@@ -358,6 +358,7 @@ def status(view: SourceStatus) -> RenderableType:
     rows.append(("job", plain(f"{view.job.name} ({view.job.id})")))
     rows += _progress(view.job)
     rows.append(("limit", Text(format_limit(view.job.bandwidth))))
+    rows.append(("connections", Text(str(view.job.connections))))
     rows.append(("compression", plain(_compression(view.job.compression))))
     rows += [
         ("reading", plain(f"{each.path} for {each.share:.0%} of the time: {each.because}"))

@@ -20,6 +20,7 @@ from protocol.wire.limits import (
     DISK_MAX,
     DISKS_OFFERED_MAX,
     FREEZE_BUDGET_MAX,
+    HANDSHAKE_TIMEOUT,
     NAME_MAX,
     PAYLOAD_MAX,
     RANGES_MAX,
@@ -198,6 +199,7 @@ def _job_report(message: JobReport) -> None:
 def _open_session(message: OpenSession) -> None:
     _job(message, message.job)
     _require(bool(message.disks), message, "disks")
+    _require(0.0 <= message.round_trip <= HANDSHAKE_TIMEOUT, message, "round_trip")
     _paths(message, (disk.path for disk in message.disks))
     for disk in message.disks:
         _require(0 < disk.size <= DISK_MAX and disk.size % SECTOR == 0, message, "size")

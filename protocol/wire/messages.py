@@ -131,11 +131,16 @@ class OpenDisk(Value, frozen=True):
 
 
 class OpenSession(Message, frozen=True, tag="open-session"):
-    """Source to receiver: prepare the intermediate disks and fence every older writer."""
+    """Source to receiver: prepare the intermediate disks and fence every older writer.
+
+    ``round_trip`` is how long the line is, in seconds, 0 when it is not known: a long one needs
+    more connections, because each may have only so much under way.
+    """
 
     id: int
     job: str
     disks: tuple[OpenDisk, ...]
+    round_trip: float = 0.0
 
 
 class OpenedDisk(Value, frozen=True):

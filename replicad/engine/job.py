@@ -28,6 +28,7 @@ from protocol.link.control import ControlLink
 from protocol.local import crash, log
 from protocol.views import ReadingView
 from protocol.wire.jobs import JobOrder, JobReport
+from protocol.wire.limits import HANDSHAKE_TIMEOUT
 from protocol.wire.messages import CloseSession, OpenSession, SessionOpened
 from replicad.convergence import Outlook
 from replicad.engine.disks import DiskSet
@@ -108,6 +109,11 @@ class JobEngine:
     def report(self) -> JobReport | None:
         """The job as it stands; None when there is none."""
         return self.standing.report(self.order, self._disks, self._transfer)
+
+    @property
+    def connections(self) -> int:
+        """Data connections of the present session."""
+        return self._transfer.connections if self._transfer is not None else 0
 
     def reading(self) -> tuple[ReadingView, ...]:
         """How each disk is read now; nothing while there is no session."""
@@ -236,7 +242,12 @@ class JobEngine:
             return
         disks = await self._open_disks(order)
         opened = await link.request(
-            OpenSession(id=link.new_id(), job=order.job, disks=await disks.offers()),
+            OpenSession(
+                id=link.new_id(),
+                job=order.job,
+                disks=await disks.offers(),
+                round_trip=round(min(link.round_trip, HANDSHAKE_TIMEOUT), 6),
+            ),
             SessionOpened,
         )
         crash.here("session.answered")

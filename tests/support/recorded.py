@@ -157,6 +157,7 @@ SOURCE_JOB: dict[str, Any] = {
             "because": "others wait 4.0 ms for the disk, 0.2 without us",
         }
     ],
+    "connections": 4,
     "reconnects": 0,
 }
 STATUS: dict[str, Any] = {

@@ -64,6 +64,8 @@ def test_a_sound_message_passes(message: ControlMessage) -> None:
         (ORDER, {"job": "j\0"}),
         (ORDER, {"freeze_budget": 601.0}),
         (OPEN, {"job": "../x"}),
+        (OPEN, {"round_trip": -0.1}),
+        (OPEN, {"round_trip": 3600.0}),
         (COMMIT, {"job": "J"}),
         (REPORT, {"job": "*"}),
         (REPORT, {"error": ErrorInfo(code="\x1b]0;x", message="")}),
