@@ -221,13 +221,14 @@ class EbpfTracker:
         self, disk: TrackedDisk, identity: int, sink: Sink, handed: Handed | None
     ) -> None:
         slot = self._table.slots[identity]
+        quiet = 1 - (slot.active & 1)
 
         def number() -> None:
             if handed is not None:
                 handed(disk, slot.handed + 1)
             slot.handed += 1
 
-        self._table.bitmaps(identity)[1 - (slot.active & 1)].hand_over(
+        self._table.bitmaps(identity)[quiet].hand_over(
             lambda first, words: sink(disk, first, words), number
         )
 

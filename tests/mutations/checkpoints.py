@@ -9,6 +9,7 @@ OPENING = "receiver/opening.py"
 COMMIT = "receiver/checkpoint.py"
 IN_SESSION = "tests/receiver/test_session.py"
 IN_MANAGER = "tests/receiver/test_manager.py"
+IN_VERIFY = "tests/replicad/engine/test_verify.py"
 
 GENERATIONS = (
     one(
@@ -164,5 +165,13 @@ CHECKPOINTS = (
         '    partial, final = home / f"{epoch}{_PARTIAL}", home / str(epoch)\n',
         '    partial, final = home / f"{epoch}", home / str(epoch)\n',
         "tests/receiver/test_snapshot.py::test_a_crash_at_any_step_leaves_nothing_that_looks_whole",
+    ),
+    one(
+        "what-was-found-dies-with-the-process",
+        5,
+        "replicad/engine/verify.py",
+        "standing.differing or kept.recall()",
+        "standing.differing",
+        f"{IN_VERIFY}::test_what_it_has_found_so_far_survives_the_process",
     ),
 )

@@ -76,6 +76,7 @@ PROMISES = {
         "A gap is never called clean",
         (
             ("replicad/dirtymap/header.py", "what a map was true for"),
+            ("receiver/evidence.py", "whether one of the two has been put back"),
             ("replicad/recovery.py", "believes it or makes everything suspect"),
             ("replicad/jobdisk.py", "misses and tracking anew make everything suspect"),
             ("receiver/opening.py", "freshness ends, doubtful content gets a new generation"),

@@ -12,6 +12,69 @@ _DISTRUST = f"{DIRTYMAP}::test_a_map_of_something_else_is_refused"
 KERNEL = "replicad/tracker/bpf/tracker.bpf.c"
 RACE = "tests/integration/test_tracker_race.py"
 
+_DAMAGE = "tests/properties/test_dirtymap_damage.py"
+_EVIDENCE = "tests/receiver/test_evidence.py"
+
+BEFORE = (
+    one(
+        "an-older-copy-of-the-map-is-believed",
+        4,
+        HEADER,
+        "(found.handed >= present.handed, OLDER)",
+        "(True, OLDER)",
+        _DISTRUST,
+        quick=True,
+    ),
+    one(
+        "the-tracker-counts-before-the-map-does",
+        10,
+        "replicad/tracker/ebpf.py",
+        "            if handed is not None:\n"
+        "                handed(disk, slot.handed + 1)\n"
+        "            slot.handed += 1\n",
+        "            slot.handed += 1\n"
+        "            if handed is not None:\n"
+        "                handed(disk, slot.handed)\n",
+        "tests/replicad/tracker/test_handed.py",
+    ),
+    one(
+        "a-later-session-is-not-asked-about",
+        4,
+        "receiver/evidence.py",
+        " or any(any(later.acked) for later in past[at + 1 :])",
+        "",
+        f"{_EVIDENCE}::test_a_source_went_back_when_a_later_session_carried_something",
+        quick=True,
+    ),
+    one(
+        "frames-that-were-sent-are-not-counted",
+        4,
+        "receiver/evidence.py",
+        "    return bool(more) or any(",
+        "    return any(",
+        f"{_EVIDENCE}::test_a_source_went_back_when_it_sent_less_than_is_here",
+        quick=True,
+    ),
+    one(
+        "a-damaged-page-of-the-map-is-believed",
+        1,
+        "replicad/dirtymap/store.py",
+        "        if any(bitmap.damaged() for bitmap in found.bitmaps):",
+        "        if False:",
+        f"{_DAMAGE}::test_a_bit_that_somebody_clears_is_not_a_lost_write",
+        quick=True,
+    ),
+    one(
+        "a-page-changes-under-its-checksum",
+        10,
+        "replicad/dirtymap/bitmap.py",
+        "            self.sums[_pages_of(place)] = 0\n"
+        "            self.words[place] = before & ~mask\n",
+        "            self.words[place] = before & ~mask\n",
+        f"{_DAMAGE}::test_a_kill_never_leaves_a_wrong_checksum",
+    ),
+)
+
 GAPS = (
     one(
         "the-boot-is-not-compared",
@@ -183,7 +246,8 @@ TRACKER = (
         10,
         "replicad/tracker/ebpf.py",
         "            for disk, identity in places:\n"
-        "                self._hand_over(disk, identity, sink)\n            self._settled = False",
+        "                self._hand_over(disk, identity, sink, handed)\n"
+        "            self._settled = False",
         "            self._settled = False",
         f"{RACE}::test_killed_between_any_two_steps_of_a_drain",
     ),
@@ -191,8 +255,8 @@ TRACKER = (
         "the-bitmap-that-is-marked-is-read",
         1,
         "replicad/tracker/ebpf.py",
-        "quiet = 1 - (self._table.slots[identity].active & 1)",
-        "quiet = self._table.slots[identity].active & 1",
+        "quiet = 1 - (slot.active & 1)",
+        "quiet = slot.active & 1",
         f"{RACE}::test_drains_beside_writers_lose_nothing",
     ),
 )

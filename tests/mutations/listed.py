@@ -9,6 +9,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *writes.WRITES,
     *writes.ORDER,
     *gaps.GAPS,
+    *gaps.BEFORE,
     *gaps.TRACKER,
     *freezing.FREEZE,
     *freezing.ENGINE,
