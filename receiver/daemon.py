@@ -13,6 +13,7 @@ import uvloop
 from protocol.admin.server import AdminServer
 from protocol.errors import ALREADY_RUNNING, CONFIGURATION, Fault
 from protocol.local import crash, log
+from protocol.local.descriptors import allow_many
 from protocol.local.metrics import MetricsServer
 from protocol.local.notify import Notifier, keep_alive, watchdog_interval
 from protocol.local.runtime import RuntimeHold, make_safe
@@ -186,6 +187,7 @@ async def serve(config: Config) -> None:
 def run(config: Config) -> int:
     """Be the daemon; the exit code of ``receiver run``."""
     configured = log.configure(config.log.format, config.log.level)
+    allow_many()
     try:
         with RuntimeHold(config.runtime.directory):
             uvloop.run(serve(config))

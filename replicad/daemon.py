@@ -21,6 +21,7 @@ from protocol.identity import Identity, load_identity
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink, dial
 from protocol.local import crash, log
+from protocol.local.descriptors import allow_many
 from protocol.local.metrics import MetricsServer
 from protocol.local.notify import Notifier, keep_alive, watchdog_interval
 from protocol.local.runtime import RuntimeHold
@@ -344,6 +345,7 @@ def _let_go(tracker: EbpfTracker) -> None:
 def run(config: Config) -> int:
     """Be the daemon; the exit code of ``replicad run``."""
     configured = log.configure(config.log.format, config.log.level)
+    allow_many()
     # An import while a filesystem is frozen may read from it, but not wait to write beside it.
     sys.dont_write_bytecode = True
     try:
