@@ -77,6 +77,16 @@ BEFORE = (
 
 GAPS = (
     one(
+        "a-gap-is-counted-before-it-is-suspected",
+        4,
+        JOBDISK,
+        "        self.suspect_all(verdict.reason if isinstance(verdict, Suspect) else _ANEW)\n"
+        "        self.live_map.update(misses=drain.misses)\n",
+        "        self.live_map.update(misses=drain.misses)\n"
+        "        self.suspect_all(verdict.reason if isinstance(verdict, Suspect) else _ANEW)\n",
+        "tests/replicad/engine/test_gaps.py",
+    ),
+    one(
         "the-boot-is-not-compared",
         4,
         HEADER,
