@@ -167,6 +167,15 @@ CHECKPOINTS = (
         "tests/receiver/test_snapshot.py::test_a_crash_at_any_step_leaves_nothing_that_looks_whole",
     ),
     one(
+        "a-snapshot-is-named-before-it-is-synced",
+        5,
+        "receiver/snapshot.py",
+        "            os.fsync(clone)\n",
+        "",
+        "tests/receiver/test_snapshot.py"
+        "::test_every_file_is_on_stable_storage_before_the_snapshot_has_its_name",
+    ),
+    one(
         "what-was-found-dies-with-the-process",
         5,
         "replicad/engine/verify.py",

@@ -13,6 +13,23 @@ ACKED = f"{IN_SESSION}::test_no_ack_ever_covers_what_was_not_synced_after_it_was
 
 ACKS = (
     one(
+        "acknowledged-before-it-is-on-record",
+        10,
+        "receiver/session.py",
+        "            syncs.append(self._loop.run_in_executor"
+        "(self._syncers, self._memory.note, durable))\n",
+        "            self._loop.run_in_executor(self._syncers, self._memory.note, durable)\n",
+        "tests/receiver/test_memory_first.py::test_an_ack_waits_for_the_record_of_what_it_covers",
+    ),
+    one(
+        "the-record-is-not-synced",
+        10,
+        "receiver/memory.py",
+        "                os.fdatasync(self._descriptor)\n",
+        "",
+        "tests/receiver/test_memory_first.py::test_each_record_is_synced",
+    ),
+    one(
         "acknowledged-before-the-sync",
         2,
         SESSION,

@@ -199,3 +199,28 @@ def test_retention_by_example() -> None:
     assert epochs_to_drop([1, 2, 3, 4, 5], 3) == [1, 2]
     assert epochs_to_drop([1, 2, 3, 4, 5], 3, held=[1]) == [2]
     assert epochs_to_drop([], 3) == []
+
+
+def test_every_file_is_on_stable_storage_before_the_snapshot_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The power may go as soon as the catalog says that it exists."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    def clone(to: int, _: int, descriptor: int) -> None:
+        os.write(to, os.pread(descriptor, 100, 0))
+
+    disk = tmp_path / "0-vda.raw"
+    disk.write_bytes(b"content")
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(fcntl, "ioctl", clone)
+    kept = snapshot.preserve(tmp_path, "job1", 3, [disk])
+    home = tmp_path / snapshot.DIRECTORY / "job1"
+    assert kept.path == home / "3"
+    partial = synced.index(str(home / "3.part" / disk.name))
+    assert partial < synced.index(str(home / "3.part")) < synced.index(str(home))
