@@ -2,8 +2,7 @@
 
 A disk of 20 GiB with 1 GiB of files, beside a disk of which those files fill nearly all. In both
 lie further blocks that are not zero and belong to deleted files, a tenth as many. Bytes read and
-sent are those that the source counts, as multiples of the files; the files of the copy are
-compared.
+sent are those that the source counts, as multiples of the files; the files are compared.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,73 +18,92 @@ from bench.contest import SECONDS, Figures, Goal, Metric, Options, Question, Sce
 from bench.images import GIB, MIB
 from bench.leftovers import scratch
 from bench.loops import filesystem, fill, loop, sparse_loop
-from bench.ours import ours
-from tests.support.loops import mounted, run
+from bench.ours import Ours, ours
+from tests.support.loops import run
 
 KINDS = ("ext4", "xfs")
 LARGE = 20
 """How many times larger than its files the large disk is."""
 
 
-def copied(directory: Path, kind: str, used: int, size: int) -> Figures:
-    """A first pass and a checkpoint of such a disk; its files are compared."""
-    place = directory / "work"
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk with ``used`` bytes in a file, and blocks of a deleted one."""
+
+    kind: str
+    device: str
+    where: Path
+    used: int
+
+
+@contextlib.contextmanager
+def disk(directory: Path, kind: str, used: int, size: int) -> Iterator[Disk]:
+    """Such a disk, mounted."""
+    place = directory / f"{kind}-{size // MIB}"
     place.mkdir()
-    try:
-        with (
-            sparse_loop(place / "disk.img", size) as device,
-            filesystem(device, place / "mnt", kind) as where,
-            ours([device]) as we,
-        ):
-            fill(where / "kept", used)
-            fill(where / "deleted", used // 10, seed=2)
-            (where / "deleted").unlink()
-            run("sync", "-f", where)
-            we.both.create("--start", "manual")
-            since, begun = we.mark(), time.time()
-            we.ask("start")
-            event = we.ended_pass(since, "full")
-            we.both.checkpoint("--hold")
-            _same_files(we.both.intermediate(), place, where, kind)
-            return {
-                "seconds": event.at - begun,
-                "read": event.said["read_bytes"] / used,
-                "wire": event.said["wire_bytes"] / used,
-            }
-    finally:
-        (place / "mnt").rmdir()
-        (place / "copy").rmdir()
-        place.rmdir()
+    with (
+        sparse_loop(place / "disk.img", size) as device,
+        filesystem(device, place / "mnt", kind) as where,
+    ):
+        fill(where / "kept", used)
+        fill(where / "deleted", used // 10, seed=2)
+        (where / "deleted").unlink()
+        run("sync", "-f", where)
+        yield Disk(kind, device, where, used)
 
 
-def _same_files(copy: Path, place: Path, where: Path, kind: str) -> None:
-    """Mount the held copy (its journal is played into a file of its own) and compare."""
-    overlay = place / "copy.img"
-    run("cp", "--sparse=always", copy, overlay)
-    (place / "copy").mkdir(exist_ok=True)
-    try:
-        with loop(overlay) as device:
-            if kind == "xfs":
-                run("xfs_repair", "-L", "-f", overlay)
-                run("xfs_admin", "-U", "generate", overlay)
-            with mounted(device, place / "copy"):
-                run("cmp", where / "kept", place / "copy" / "kept")
-    finally:
-        overlay.unlink()
+def copied(we: Ours, of: Disk) -> Figures:
+    """A first pass and a checkpoint; the files of the copy are compared."""
+    we.both.create("--start", "manual", "--disk", of.device)
+    since, begun = we.mark(), time.time()
+    we.ask("start")
+    event = we.ended_pass(since, "full")
+    we.both.checkpoint("--hold")
+    _same_files(we.both.intermediate(), of)
+    we.forget()
+    return {
+        "seconds": event.at - begun,
+        "read": event.said["read_bytes"] / of.used,
+        "wire": event.said["wire_bytes"] / of.used,
+    }
+
+
+READ_ONLY = {"ext4": "ro,noload", "xfs": "ro,norecovery,nouuid"}
+"""How the copy of a mounted filesystem is mounted beside it without a write."""
+
+
+def _same_files(copy: Path, of: Disk) -> None:
+    """Mount the held copy and compare.
+
+    Raises:
+        AssertionError: a file differs.
+    """
+    where = of.where.parent / "copy"
+    where.mkdir(exist_ok=True)
+    with loop(copy, "--read-only") as device:
+        run("mount", "-t", of.kind, "-o", READ_ONLY[of.kind], device, where)
+        try:
+            run("cmp", of.where / "kept", where / "kept")
+        finally:
+            run("umount", where)
 
 
 @contextlib.contextmanager
 def scene(options: Options) -> Iterator[Scene]:
-    """Small and large, both kinds."""
+    """Small and large, both kinds, one source with all of them."""
     used = options.bytes(GIB, 64 * MIB)
     # a filesystem of its smallest size needs some room besides
-    small = max(used + used // 4, 320 * MIB)
-    with scratch() as directory:
-        runs = {}
-        for kind in KINDS:
-            runs[f"{kind} small"] = partial(copied, directory, kind, used, small)
-            runs[f"{kind} large"] = partial(copied, directory, kind, used, LARGE * used)
-        yield Scene(dict(runs), size=LARGE * used)
+    sizes = {"small": max(used + used // 4, 320 * MIB), "large": max(LARGE * used, 640 * MIB)}
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(scratch())
+        disks = {
+            f"{kind} {name}": stack.enter_context(disk(directory, kind, used, size))
+            for kind in KINDS
+            for name, size in sizes.items()
+        }
+        we = stack.enter_context(ours([each.device for each in disks.values()]))
+        runs = {name: partial(copied, we, each) for name, each in disks.items()}
+        yield Scene(dict(runs), size=sizes["large"])
 
 
 def _goals(kind: str) -> tuple[Goal, ...]:
@@ -107,5 +126,4 @@ QUESTION = Question(
     goals=tuple(goal for kind in KINDS for goal in _goals(kind)),
     scene=scene,
     root=True,
-    warm_up=False,
 )

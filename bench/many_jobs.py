@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.contest import RATE, RATIO, Figures, Goal, Options, Question, Scene
+from bench.contest import RATE, RATIO, Figures, Goal, Options, Question, Scale, Scene
 from bench.fleet import Fleet, fleet
 from bench.images import GIB, MIB, random_image
 from bench.leftovers import scratch
@@ -55,20 +55,28 @@ def _watch(all_of_them: Fleet, names: list[str], total: int) -> float:
 
 @contextlib.contextmanager
 def scene(options: Options) -> Iterator[Scene]:
-    """One image for all together and one that is as large as all of those."""
-    count, size = options.pick(50, 4), options.bytes(4 * GIB, 192 * MIB)
+    """Images that are together as large for many jobs, for some and for one."""
+    some, many = options.pick(10, 2), options.pick(50, 4)
+    size = options.bytes(4 * GIB, 192 * MIB)
     with scratch() as directory:
-        large, small = directory / "large.img", directory / "small.img"
-        random_image(large, size)
-        random_image(small, size // count // MIB * MIB)
-        with fleet(count, [large, small]) as they:
+        images = {}
+        for count in (1, some, many):
+            images[count] = directory / f"{count}.img"
+            random_image(images[count], size // count // MIB * MIB)
+        with fleet(many, list(images.values())) as they:
             yield Scene(
                 {
-                    "all at once": lambda: copied(they, they.names, small),
-                    "one job": lambda: copied(they, they.names[:1], large),
+                    "all at once": lambda: copied(they, they.names, images[many]),
+                    "some at once": lambda: copied(they, they.names[:some], images[some]),
+                    "one job": lambda: copied(they, they.names[:1], images[1]),
                 },
                 size=size,
-                notes=[f"{count} jobs at once, each of {small.stat().st_size // MIB} MiB"],
+                notes=[f"all: {many} jobs at once, some: {some}; together as many bytes as one"],
+                scale=Scale(
+                    "rate",
+                    "jobs at once",
+                    {"one job": 1, "some at once": some, "all at once": many},
+                ),
             )
 
 

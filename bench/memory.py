@@ -1,9 +1,9 @@
 """How much memory does the source need for a large disk?
 
-Disks of up to 16 TiB, sparse, with xfs and a few files. A first pass for at most a minute and, when
-it ends in that time, a checkpoint. Then: the most that was ever resident in the source's daemon
-(VmHWM: the dirty map, which is a mapped file, is in it), what of it is its own and not of files
-(RssAnon, now), the bytes of its dirty map, and of its maps in the kernel.
+Disks of 1 GiB to 16 TiB, sparse, with xfs and a few files. A first pass for at most a minute and,
+when it ends in that time, a checkpoint. Then: the most that was ever resident in the source's
+daemon (VmHWM: the dirty map, which is a mapped file, is in it), what of it is its own and not of
+files (RssAnon, now), the bytes of its dirty map, and of its maps in the kernel.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from bench.leftovers import scratch
 from bench.loops import filesystem, fill, sparse_loop
 from bench.ours import ours
 
-SIZES = {"64 GiB": 64 * GIB, "1 TiB": 1024 * GIB, "16 TiB": 16384 * GIB}
+SIZES = {"1 GiB": GIB, "64 GiB": 64 * GIB, "1 TiB": 1024 * GIB, "16 TiB": 16384 * GIB}
 MAP_BOUND = 32 * MIB
-"""Bytes of one map at most (DESIGN, section 5): the kernel has two a disk, /run one."""
+"""Bytes of one bitmap at most: the granule is chosen so. The kernel has two for each disk."""
 
-SLACK = 1.1
-"""A map also has levels above its bits, a header, and pages of the kernel."""
+SLACK = 1.05
+"""A map also has levels above its bits, or a header, and pages of the kernel."""
+
+BITMAPS = 3
+"""In a dirty map: dirty, in flight, suspect."""
 
 
 def status(pid: int, key: str) -> int:
@@ -36,15 +39,15 @@ def status(pid: int, key: str) -> int:
     return int(found[1]) * 1024
 
 
-def kernel_maps(pid: int) -> int:
-    """Bytes of the BPF maps that a process has open, each counted once."""
+def kernel_maps(pid: int) -> list[int]:
+    """Bytes of each BPF map that a process has open."""
     maps: dict[str, int] = {}
     for info in Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(OSError):
             said = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
             if "map_id" in said:
                 maps[said["map_id"]] = int(said["memlock"])
-    return sum(maps.values())
+    return list(maps.values())
 
 
 def needed(directory: Path, size: int, seconds: float) -> Figures:
@@ -58,9 +61,9 @@ def needed(directory: Path, size: int, seconds: float) -> Figures:
         begun, since = time.monotonic(), we.mark()
         we.both.create()
         pid = we.both.source.pid
-        kernel = 0
+        kernel: list[int] = []
         while not (over := we.has_ended(since)) and time.monotonic() < begun + seconds:
-            kernel = max(kernel, kernel_maps(pid))
+            kernel = max(kernel, kernel_maps(pid), key=sum)
             time.sleep(0.2)
         taken = time.monotonic() - begun
         if over:
@@ -70,7 +73,8 @@ def needed(directory: Path, size: int, seconds: float) -> Figures:
             "resident": status(pid, "VmHWM"),
             "own": status(pid, "RssAnon"),
             "map": dirty,
-            "kernel": max(kernel, kernel_maps(pid)),
+            "kernel": sum(kernel),
+            "largest": max(kernel),
             "done": float(over),
             "seconds": taken,
         }
@@ -87,7 +91,7 @@ def scene(options: Options) -> Iterator[Scene]:
         yield Scene(dict(runs), scale=scale, notes=notes)
 
 
-LARGEST = "16 TiB"
+SMALLEST, LARGEST = "1 GiB", "16 TiB"
 
 QUESTION = Question(
     name="memory",
@@ -97,6 +101,7 @@ QUESTION = Question(
         "own": MEBIBYTES,
         "map": MEBIBYTES,
         "kernel": MEBIBYTES,
+        "largest": MEBIBYTES,
         "done": Metric("", 1.0, 0),
         "seconds": SECONDS,
     },
@@ -110,18 +115,26 @@ QUESTION = Question(
             statistic="max",
         ),
         Goal(
-            "16 TiB: dirty map within 32 MiB and its levels",
-            "map",
+            "1 GiB, a checkpoint included: resident under 150 MiB",
+            "resident",
+            "<=",
+            150 * MIB,
+            ours=SMALLEST,
+            statistic="max",
+        ),
+        Goal(
+            "16 TiB: the largest map in the kernel 32 MiB and its levels",
+            "largest",
             "<=",
             MAP_BOUND * SLACK,
             ours=LARGEST,
             statistic="max",
         ),
         Goal(
-            "16 TiB: maps in the kernel within two of 32 MiB",
-            "kernel",
+            "16 TiB: the dirty map three bitmaps of 32 MiB",
+            "map",
             "<=",
-            2 * MAP_BOUND * SLACK,
+            BITMAPS * MAP_BOUND * SLACK,
             ours=LARGEST,
             statistic="max",
         ),
