@@ -1,10 +1,10 @@
 """A crowd of idle sources, as a process of its own: python -m bench.crowd PORT COUNT DIRECTORY.
 
-Each is enrolled by the product's own code, dials, greets, offers a disk, and then only beats, with
-the product's own state machine of a control connection. The activation code comes on standard
-input. On standard output: ``ready`` when all stand, and after each further line on standard input
-what was seen since the last one, as JSON: how many stand, and the longest time between two signs
-of life that any of them had from the receiver.
+Sources are enrolled before, by the product's own code (:func:`enrol_all`). Here each dials, greets,
+offers a disk, and then only beats, with the product's own state machine of a control connection. On
+standard output: ``ready`` when all stand, and after each line on standard input what was seen
+since the last one, as JSON: how many stand, and the longest time between two signs of life that
+any of them had from the receiver.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ DIALLING = 20
 """Connections that are made at one time."""
 
 
-def enrolled(directory: Path, number: int, code: str, port: int) -> Path:
-    """Enrol a source; its state directory."""
+def enrolled(directory: Path, number: int, code: str, port: int) -> None:
+    """Enrol a source."""
     state = directory / f"source-{number}"
     enrol(
         Config(source=Source(name=f"idle{number:04}"), state=State(directory=state)),
@@ -41,7 +41,12 @@ def enrolled(directory: Path, number: int, code: str, port: int) -> Path:
         HOST,
         port,
     )
-    return state
+
+
+def enrol_all(directory: Path, count: int, code: str, port: int) -> None:
+    """Enrol so many sources; their state directories lie in ``directory``."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: enrolled(directory, number, code, port), range(count)))
 
 
 class Idle:
@@ -124,11 +129,8 @@ async def _crowd(states: list[Path], port: int) -> None:
 
 
 def main(port: int, count: int, directory: Path) -> None:
-    """Enrol all, then live."""
-    code = sys.stdin.readline().strip()
-    with ThreadPoolExecutor(4) as pool:
-        numbers = range(count)
-        states = list(pool.map(lambda number: enrolled(directory, number, code, port), numbers))
+    """Live."""
+    states = [directory / f"source-{number}" for number in range(count)]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_crowd(states, port))
 

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.contest import MEBIBYTES, SECONDS, Figures, Goal, Metric, Options, Question, Scale, Scene
+from bench.crowd import enrol_all
 from bench.images import MIB
 from bench.leftovers import scratch
 from bench.memory import status
@@ -32,7 +33,6 @@ class Crowd:
 
     def __init__(self, both: Pair, count: int, directory: Path) -> None:
         self._both = both
-        code = both.receiver.ask("activation.create", uses=count)["code"]
         command = [sys.executable, "-m", "bench.crowd", str(both.control), str(count)]
         self._process = subprocess.Popen(
             [*command, str(directory)],
@@ -41,8 +41,8 @@ class Crowd:
             text=True,
             cwd=Path(__file__).resolve().parents[1],
         )
-        self._say(code)
         if self._hear() != "ready":
+            self.close()
             raise AssertionError("the crowd does not stand")
         self._count = count
 
@@ -80,38 +80,40 @@ class Crowd:
 @contextlib.contextmanager
 def crowd(both: Pair, count: int, directory: Path) -> Iterator[Crowd]:
     """A crowd that stands."""
-    place = directory / f"crowd-{count}"
-    place.mkdir()
-    made = Crowd(both, count, place)
+    made = Crowd(both, count, directory)
     try:
         yield made
     finally:
         made.close()
 
 
-def rested(count: int, seconds: float, directory: Path) -> Figures:
-    """A receiver of its own for each size of the crowd."""
-    with pair([], start=False) as both:
-        both.receiver.start()
-        with crowd(both, count, both.directory) as sources:
-            sources.rest(1.0)
-            return sources.rest(seconds)
+def rested(both: Pair, count: int, seconds: float, directory: Path) -> Figures:
+    """The receiver begins anew, so that its memory is of this crowd and not of an earlier one."""
+    if both.receiver.running:
+        both.receiver.stop()
+    both.receiver.start()
+    with crowd(both, count, directory) as sources:
+        sources.rest(1.0)
+        return sources.rest(seconds)
 
 
 @contextlib.contextmanager
 def scene(options: Options) -> Iterator[Scene]:
-    """Crowds of several sizes; the largest is what the goal is about."""
+    """All are registered; crowds of several sizes connect. The goal is about the largest."""
     counts = [options.pick(100, 5), options.pick(300, 15), options.pick(1000, 60)]
     # long enough for several signs of life of each
     seconds = options.pick(60, 4)
-    with scratch() as directory:
+    with pair([], start=False) as both, scratch() as directory:
+        both.receiver.start()
+        code = both.receiver.ask("activation.create", uses=counts[-1])["code"]
+        enrol_all(directory, counts[-1], code, both.control)
         runs = {
-            name: partial(rested, count, seconds, directory)
+            name: partial(rested, both, count, seconds, directory)
             for name, count in zip(NAMES, counts, strict=True)
         }
         at = dict(zip(NAMES, map(float, counts), strict=True))
-        notes = [f"few, some, many: {counts[0]}, {counts[1]} and {counts[2]} sources"]
-        scale = Scale("resident", "sources that are registered and connected", at, False)
+        notes = [f"few, some, many: {counts[0]}, {counts[1]} and {counts[2]} are connected"]
+        scale = Scale("resident", "sources that are connected", at, False)
         yield Scene(dict(runs), notes=notes, scale=scale)
 
 
