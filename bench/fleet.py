@@ -18,6 +18,9 @@ from tests.support.pair import Pair, Process, free_ports, pair, until
 STARTING = 4
 """Daemons that are started at one time."""
 
+ORDERING = 8
+"""Orders to the receiver that are under way at one time."""
+
 
 class Fleet:
     """A receiver and ``count`` sources, named ``s000`` and so on, with the same disks."""
@@ -72,10 +75,11 @@ class Fleet:
         return str(view["id"])
 
     def begin(self, jobs: dict[str, str]) -> None:
-        """Start jobs, by the name of their source, one right after the other."""
-        for name, job in jobs.items():
+        """Start jobs, by the name of their source, as good as at once."""
+        for name in jobs:
             self.marks[name] = self.sources[name].log.stat().st_size
-            self.receiver.ask("job.start", job=job)
+        with ThreadPoolExecutor(ORDERING) as pool:
+            list(pool.map(lambda job: self.receiver.ask("job.start", job=job), jobs.values()))
 
     def ended(self, name: str) -> Event | None:
         """The end of the first pass since a source's job began; None while it goes on."""

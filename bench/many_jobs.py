@@ -1,8 +1,8 @@
 """What do 50 sources get that copy into one receiver at the same time, and does each its share?
 
 50 daemons copy the same image, together as many bytes as one source copies alone. The share of a
-job is its part of what all have transferred at the moment when half of everything is there, held
-against an equal part.
+job is its part of what came from when the last one had sent something until the first one ended,
+held against an equal part.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def copied(all_of_them: Fleet, names: list[str], image: Path) -> Figures:
     jobs = {name: all_of_them.create(name, image) for name in names}
     begun = time.time()
     all_of_them.begin(jobs)
-    share = _watch(all_of_them, names, image.stat().st_size * len(names))
+    share = _watch(all_of_them, names)
     ends = [event.at for name in names if (event := all_of_them.ended(name))]
     for view in all_of_them.views().values():
         copy = Path(view["disks"][0]["intermediate"])
@@ -39,18 +39,25 @@ def copied(all_of_them: Fleet, names: list[str], image: Path) -> Figures:
     return {"rate": rate, "share": share} if len(names) > 1 else {"rate": rate}
 
 
-def _watch(all_of_them: Fleet, names: list[str], total: int) -> float:
-    """Until all have ended; the smallest share when half was there."""
-    share: float | None = None
+def _watch(all_of_them: Fleet, names: list[str]) -> float:
+    """Until all have ended; the smallest share of what came while all were under way. 0 when they
+    never were: then the images are too small for this machine."""
+    first = last = _transferred(all_of_them)
     deadline = time.monotonic() + WAIT_SECONDS
-    while not all(all_of_them.ended(name) for name in names):
+    while missing := [name for name in names if not all_of_them.ended(name)]:
         if time.monotonic() > deadline:
             raise AssertionError(f"not all ended: {all_of_them.views()}")
-        got = [view["logical_bytes"] for view in all_of_them.views().values()]
-        if share is None and sum(got) >= total / 2:
-            share = min(got) * len(got) / sum(got)
+        if len(missing) == len(names):
+            last = _transferred(all_of_them)
+            first = last if min(first.values()) == 0 else first
         time.sleep(POLL_SECONDS)
-    return 1.0 if share is None else share
+    got = [last[name] - first[name] for name in names]
+    return min(got) * len(got) / sum(got) if sum(got) else 0.0
+
+
+def _transferred(all_of_them: Fleet) -> dict[str, int]:
+    """Logical bytes that the receiver has had, by source."""
+    return {name: view["logical_bytes"] for name, view in all_of_them.views().items()}
 
 
 @contextlib.contextmanager
