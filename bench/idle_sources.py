@@ -102,7 +102,7 @@ def scene(options: Options) -> Iterator[Scene]:
     """All are registered; crowds of several sizes connect. The goal is about the largest."""
     counts = [options.pick(100, 5), options.pick(300, 15), options.pick(1000, 60)]
     # long enough for several signs of life of each
-    seconds = options.pick(60, 4)
+    seconds = options.pick(30, 4)
     with pair([], start=False) as both, scratch() as directory:
         both.receiver.start()
         code = both.receiver.ask("activation.create", uses=counts[-1])["code"]

@@ -1,6 +1,6 @@
 """How much memory does the source need for a large disk?
 
-Disks of 1 GiB to 16 TiB, sparse, with xfs and a few files. A first pass for at most a minute and,
+Disks of 1 GiB to 16 TiB, sparse, with xfs and a few files. A first pass for at most 30 s and,
 when it ends in that time, a checkpoint. Then: the most that was ever resident in the source's
 daemon (VmHWM: the dirty map, which is a mapped file, is in it), what of it is its own and not of
 files (RssAnon, now), the bytes of its dirty map, and of its maps in the kernel.
@@ -83,7 +83,7 @@ def needed(directory: Path, size: int, seconds: float) -> Figures:
 @contextlib.contextmanager
 def scene(options: Options) -> Iterator[Scene]:
     """One size after the other."""
-    seconds = options.pick(60, 2)
+    seconds = options.pick(30, 2)
     with scratch() as directory:
         scale = Scale("resident", "size of the disk", {n: float(s) for n, s in SIZES.items()})
         runs = {n: partial(needed, directory, s, seconds) for n, s in SIZES.items()}
