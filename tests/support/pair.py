@@ -31,10 +31,10 @@ BIN = Path(sys.executable).parent
 PATIENCE = float(os.environ.get("REPLICAD_TEST_PATIENCE", "1"))
 """How many times slower than the machines that the tests are made for this one may be."""
 
-START_SECONDS = 120.0 * PATIENCE
+START_SECONDS = 120.0
 """For a daemon to answer: a busy machine is slow, which is not what is judged."""
 
-TEST_SECONDS = 90.0 * PATIENCE
+TEST_SECONDS = 90.0
 
 
 class CommandFailed(AssertionError):
@@ -59,6 +59,7 @@ def until(
     condition: Callable[[], Any], seconds: float = TEST_SECONDS, what: str = "it", step: float = 0.1
 ) -> Any:
     """Wait for a true value of ``condition`` and return it; AssertionError when it never is."""
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > deadline:
@@ -134,7 +135,12 @@ class Process:
         """
         command = [str(BIN / self.program), "--config", str(self.config), *arguments, "--json"]
         done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=TEST_SECONDS, check=False
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=TEST_SECONDS * PATIENCE,
+            check=False,
         )
         answer = json.loads(done.stdout) if done.stdout.strip() else {"stderr": done.stderr}
         if done.returncode != code:
@@ -143,7 +149,7 @@ class Process:
 
     def ask(self, method: str, **params: Any) -> Any:
         """What a method of the control socket answers: a command without its start-up."""
-        with AdminClient(self._control, self.program, TEST_SECONDS) as client:
+        with AdminClient(self._control, self.program, TEST_SECONDS * PATIENCE) as client:
             return client.call(method, **params)
 
 

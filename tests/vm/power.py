@@ -101,7 +101,7 @@ class Apart(Pair):
         show(f"power: cut {when}, {self.job_here().get('wire_bytes', 0) / MIB:.1f} MiB were sent")
         self.machine.cut_power()
         self.receiver.start()
-        until(lambda: self.job_here().get("state") == "syncing", 180, "syncing again")
+        until(lambda: self.job_here().get("state") == "syncing", 600, "syncing again")
         self.receiver.run("job", "set", self.job, "bandwidth=unlimited")
 
     def identical(self, reference: Path) -> None:
@@ -172,22 +172,22 @@ def _writer(where: Path) -> Iterator[None]:
 
 def _three_cuts(both: Apart, where: Path, work: Path, show: Callable[[str], None]) -> None:
     with _writer(where):
-        until(lambda: both.job_here().get("wire_bytes", 0) > BALLAST / 3, 120, "a third of it")
+        until(lambda: both.job_here().get("wire_bytes", 0) > BALLAST / 3, 600, "a third of it")
         both.lose_power(show, "in the first pass")
-        both.synced(240)
+        both.synced(600)
 
         both.receiver.run("job", "set", both.job, f"bandwidth={LIMIT}")
         (where / "more").write_bytes(os.urandom(12 * MIB))
         os.sync()
         begun = both.job_here()["wire_bytes"]
-        until(lambda: both.job_here()["wire_bytes"] > begun + 3 * MIB, 120, "a delta pass")
+        until(lambda: both.job_here()["wire_bytes"] > begun + 3 * MIB, 600, "a delta pass")
         both.lose_power(show, "in a delta pass")
-        both.synced(240)
+        both.synced(600)
 
         frozen = work / "frozen"
         hook = both.hook("frozen", "90-tell", f"touch {frozen}; sleep 2")
         both.receiver.run("job", "checkpoint", both.job)
-        until(frozen.exists, 120, "the freeze")
+        until(frozen.exists, 600, "the freeze")
         both.lose_power(show, "in a freeze")
         hook.unlink()
-        both.synced(240)
+        both.synced(600)
