@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ TRACKED = os.environ["REPLICAD_VM_TRACKER"] == "ebpf"
 REASON = "rebooted at " if TRACKED else "is too old for the tracker"
 WHERE = Path("/srv")
 NOTE = Path("/var/lib/vm/job")
+
+
+@pytest.fixture(autouse=True)
+def journal() -> Iterator[None]:
+    """Shown when the test fails."""
+    yield
+    print(run("journalctl", "-b", "--no-pager", "-n", "80", "-u", "replicad", "-u", "receiver"))
 
 
 def test_before_it_restarts() -> None:
