@@ -32,15 +32,16 @@ IN_FLIGHT = 4 * MIB
 LIMIT = "2MB"
 STORE = "/srv/store"
 CONFIG = f"{STORE}/receiver.toml"
-FILESYSTEM = "mkfs.xfs -q -f $(lsblk -dno PATH,SERIAL | awk '$2 == \"store\" {print $1}')"
 UP = f"""set -e
+disk=$(/opt/replicad/venv/bin/python -m tests.vm.guest.disks store)
 modprobe -q virtio_net || :
 for card in /sys/class/net/e*; do card=${{card##*/}}; done
 ip address add 10.0.2.15/24 dev $card
 ip link set lo up
 ip link set $card up
 mkdir -p {STORE}
-mount $(lsblk -dno PATH,SERIAL | awk '$2 == "store" {{print $1}}') {STORE}
+[ -z "$new" ] || mkfs.xfs -q -f $disk
+mount $disk {STORE}
 """
 START = f"""set -e
 mkdir -p {STORE}/data
@@ -87,9 +88,8 @@ class Apart(Pair):
         listen = f'[listen]\ncontrol = "0.0.0.0:{self.control}"\ndata = "0.0.0.0:{self.data}"\n'
         places = f'[storage]\ndirectory = "{STORE}/data"\n[runtime]\ndirectory = "/run/power"\n'
         configure = f"printf %s {shlex.quote(listen + places)} >{CONFIG}; sync; umount {STORE}"
-        running.check(
-            f"{FILESYSTEM}\n{UP}{configure}; ip link set $card down; ip address flush dev $card"
-        )
+        down = "ip link set $card down; ip address flush dev $card"
+        running.check(f"new=yes\n{UP}{configure}; {down}", 120)
 
     def job_here(self) -> dict[str, Any]:
         """The job as the source sees it, its counters those of the source's process."""

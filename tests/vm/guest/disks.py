@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -112,3 +113,7 @@ def array(kind: str, parts: list[str]) -> Iterator[str]:
         run("mdadm", "--stop", ARRAY)
         run("mdadm", "--zero-superblock", *parts)
         settle()
+
+
+if __name__ == "__main__":
+    print(by_serial(sys.argv[1]))
