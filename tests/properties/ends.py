@@ -196,7 +196,7 @@ class ReceiverEnd:
         shelf: Any = SimpleNamespace(do=do)
         made = Sessions(shelf, Path("/nowhere"), 0, world.session_failed)
         made._pool = self.pool
-        made._connections = CONNECTIONS
+        made._cores = CONNECTIONS
         made._workers = made._syncers = self.jobs
         return made
 

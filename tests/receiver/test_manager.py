@@ -14,7 +14,6 @@ from protocol.wire.jobs import DiskReport, ErrorInfo, JobReport
 from protocol.wire.messages import CheckpointFailed, Commit, OpenDisk, OpenSession
 from receiver.checkpoint import commit
 from receiver.happenings import TICK_SECONDS
-from receiver.sessions import connections_for
 from tests.support.office import SIZE, Office, office
 
 pytestmark = pytest.mark.timeout(60)
@@ -383,19 +382,3 @@ def test_bytes_go_on_after_a_restart_and_the_counter_begins_again(tmp_path: Path
                 await shelf.close()
 
     asyncio.run(both())
-
-
-@pytest.mark.parametrize(
-    ("cores", "round_trip", "connections"),
-    [
-        (1, 0.0, 2),
-        (2, 0.0, 2),
-        (16, 0.0, 4),
-        (2, 0.001, 2),
-        (2, 0.08, 4),
-        (2, 0.2, 8),
-        (2, 15.0, 8),
-    ],
-)
-def test_a_long_line_has_more_connections(cores: int, round_trip: float, connections: int) -> None:
-    assert connections_for(cores, round_trip) == connections
