@@ -46,17 +46,11 @@ def _configure(directory: Path, port: int) -> Path:
     return client
 
 
-@contextlib.contextmanager
-def _separation() -> Iterator[None]:
-    if os.geteuid() != 0 or _SEPARATION.exists():
-        yield
-        return
-    _SEPARATION.mkdir(mode=0o755)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            _SEPARATION.rmdir()
+def _separate() -> None:
+    """Have the directory. It stays, as the package's own service would leave it: another sshd that
+    was started meanwhile needs it for each connection."""
+    if os.geteuid() == 0:
+        _SEPARATION.mkdir(mode=0o755, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -67,7 +61,8 @@ def sshd(directory: Path) -> Iterator[list[str]]:
     place = directory / "ssh"
     place.mkdir(mode=0o700)
     ssh = ["ssh", "-F", str(_configure(place, port)), "bench"]
-    with _separation(), (place / "log").open("wb") as log:
+    _separate()
+    with (place / "log").open("wb") as log:
         command = [program, "-D", "-e", "-f", str(place / "sshd_config")]
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:

@@ -17,9 +17,12 @@ from bench.leftovers import MEMORY
 from tests.house.tree import ROOT
 from tests.support.pair import until
 
+pytestmark = pytest.mark.timeout(300)
+
 SIZES = {"freeze": 192 * MIB, "foreground": 192 * MIB, "many_jobs": 32 * MIB}
 TINY = 24 * MIB
-SLOW = {"free_space", "memory", "many_jobs", "idle_sources", "full_pass", "freeze", "long_line"}
+LONG = {"free_space", "memory", "many_jobs", "idle_sources", "freeze", "long_line", "foreground"}
+"""Not in every run: ``./run bench --quick`` asks them as well."""
 
 
 def each() -> list[object]:
@@ -27,7 +30,7 @@ def each() -> list[object]:
     found: list[object] = []
     for name in QUESTIONS:
         marks = [pytest.mark.root] if load(name).root else []
-        marks += [pytest.mark.slow] if name in SLOW else []
+        marks += [pytest.mark.campaign] if name in LONG else []
         found.append(pytest.param(name, marks=marks))
     return found
 

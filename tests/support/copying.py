@@ -257,6 +257,7 @@ class Link:
         self.sent: list[object] = []
         self.on_commit: Callable[[Commit], None] | None = None
         self.heartbeat = HEARTBEAT
+        self.round_trip = 0.0
         self._ids = 0
 
     def new_id(self) -> int:

@@ -20,8 +20,9 @@ from tests.support.arena import Arena, Side
 from tests.support.loops import MIB
 from tests.support.pair import until
 
-DIE_SECONDS = 120.0
-"""In which a daemon comes to the step that it is to die at."""
+DIE_SECONDS = 240.0
+"""In which a daemon comes to the step that it is to die at: a verification under a permanent write
+load waits a minute until it is sure."""
 
 NUDGE_SECONDS = 5.0
 """After which another checkpoint is asked for, when nobody has come to the step."""
