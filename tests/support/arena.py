@@ -52,6 +52,7 @@ class Arena:
         self.both = both
         self.devices = [device for device, _, _ in disks.values()]
         self.mounts = [where for _, _, where in disks.values()]
+        self.ballast_at = 0
         self._references = []
         for kind, (_, image, _) in disks.items():
             reference = directory / f"reference-{kind}.img"

@@ -6,23 +6,33 @@ what must be undone when it has. Most steps lie on the way to a checkpoint.
 
 from __future__ import annotations
 
-import os
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from protocol.local.crashpoints import POINTS, Point
-from receiver.disk.files import MARK
 from tests.support.arena import Arena, Side
 from tests.support.loops import MIB
-from tests.support.pair import until
-
-DIE_SECONDS = 240.0
-"""In which a daemon comes to the step that it is to die at: a verification under a permanent write
-load waits a minute until it is sure."""
+from tests.support.ways import (
+    DIE_SECONDS,
+    Way,
+    checkpoint,
+    copy_is_damaged,
+    copy_is_damaged_again,
+    disk_is_distrusted,
+    hook_fails,
+    map_is_lost,
+    pause,
+    session_is_lost,
+    source_comes,
+    source_goes,
+    starts,
+    stops,
+    verifies,
+    zeros,
+)
 
 NUDGE_SECONDS = 5.0
 """After which another checkpoint is asked for, when nobody has come to the step."""
@@ -58,102 +68,6 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
-
-
-# --- ways to a step ----------------------------------------------------------------------------
-
-
-def checkpoint(arena: Arena, _: Side) -> None:
-    """Ask for a checkpoint."""
-    arena.act("checkpoint", hold=True)
-
-
-def zeros(arena: Arena, side: Side) -> None:
-    """The same, with zeros in it."""
-    for where in arena.mounts:
-        with (where / "zeros").open("wb") as file:
-            file.write(bytes(MIB))
-            os.fsync(file.fileno())
-    checkpoint(arena, side)
-
-
-def starts(arena: Arena, side: Side) -> None:
-    """Start the daemon anew."""
-    arena.killed(side)
-    arena.start(side)
-
-
-def source_goes(arena: Arena, _: Side) -> None:
-    """The source is killed: the receiver closes its session."""
-    arena.killed("source")
-
-
-def source_comes(arena: Arena, _: Side) -> None:
-    """The source is started anew: the receiver opens a session for it."""
-    arena.killed("source")
-    arena.start("source")
-
-
-def pause(arena: Arena, _: Side) -> None:
-    """Pause the job."""
-    arena.act("pause")
-
-
-def stops(arena: Arena, side: Side) -> None:
-    """Tell the daemon to end."""
-    arena.tell_to_end(side)
-
-
-def hook_fails(arena: Arena, side: Side) -> None:
-    """Ask for a checkpoint that cannot be taken."""
-    arena.both.hook("pre-freeze", "50-fails", "exit 1")
-    checkpoint(arena, side)
-
-
-def map_is_lost(arena: Arena, _: Side) -> None:
-    """Kill the source, take a dirty map away, start it: that disk is compared."""
-    arena.killed("source")
-    # After a death in its making there may be none.
-    for path in (arena.both.directory / "sr").glob("*-1.map"):
-        path.unlink()
-    arena.start("source")
-
-
-def disk_is_distrusted(arena: Arena, _: Side) -> None:
-    """Mark an intermediate disk as one that cannot be vouched for, as a failed sync does."""
-    arena.killed("receiver")
-    disk = next((arena.both.storage / "disks" / arena.both.job).glob("1-*.raw"))
-    os.setxattr(disk, MARK, f"{arena.both.job}:?".encode())
-    arena.start("receiver")
-
-
-def session_is_lost(arena: Arena, _: Side) -> None:
-    """The receiver dies with frames in flight and comes back: the source takes them for lost."""
-    arena.arm("receiver", "frame.received:2")
-    checkpoint(arena, "source")
-    until(lambda: arena.died("receiver"), DIE_SECONDS, "the receiver's death", step=0.02)
-    arena.arm("receiver", "")
-    arena.start("receiver")
-
-
-def copy_is_damaged(arena: Arena, side: Side) -> None:
-    """Another byte in a granule that nobody writes, soon after a write of ours, and a
-    verification that repairs."""
-    content = (arena.mounts[0] / "ballast").read_bytes()[MIB : MIB + 512]
-    path = Path(arena.act("show")["disks"][0]["intermediate"])
-    place = path.read_bytes().index(content)
-    with path.open("r+b") as file:
-        file.seek(place)
-        file.write(bytes([content[0] ^ 1]))
-    verifies(arena, side)
-
-
-def verifies(arena: Arena, _: Side) -> None:
-    """A verification that repairs."""
-    arena.act("verify", repair=True)
-
-
-Way = Callable[[Arena, Side], None]
 
 
 class Reached(NamedTuple):
@@ -359,8 +273,10 @@ def _until_dead(arena: Arena, this: Round, wishes: dict[Side, Point]) -> list[Si
 
 def _again(ways: Collection[Way]) -> Way:
     """What is asked for again when nobody has come to the step."""
-    if copy_is_damaged in ways or verifies in ways:
-        return verifies  # a checkpoint would repair
+    if copy_is_damaged in ways:
+        return copy_is_damaged_again
+    if verifies in ways:
+        return verifies
     return hook_fails if hook_fails in ways else checkpoint
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from replicad.tracker import pin_directory
 from tests.support.arena import Arena, Side
-from tests.support.deaths import DIE_SECONDS, Row, both_live
+from tests.support.deaths import Row, both_live
 from tests.support.pair import CommandFailed, until
+from tests.support.ways import DIE_SECONDS
 
 FREEZE_BUDGET = 30.0
 
