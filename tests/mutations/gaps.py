@@ -159,7 +159,6 @@ GAPS = (
         "            self._mark_flying(first, count)\n            return self._suspect",
         "            return self._suspect",
         f"{DIRTYMAP}::test_what_was_in_flight_when_events_were_missed_is_sent_again",
-        MODEL,
     ),
     one(
         "a-map-that-was-never-filled-is-believed",
