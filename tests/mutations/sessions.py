@@ -112,7 +112,6 @@ FENCES = (
         "            await asyncio.wait([pumping])\n            await asyncio.sleep(0)\n",
         "",
         f"{IN_SESSION}::test_close_waits_for_a_write_under_way_also_for_the_second_caller",
-        MODEL,
         quick=True,
     ),
     one(
