@@ -18,7 +18,7 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -114,11 +114,16 @@ class Watch(threading.Thread):
 
     Args:
         disks: path and size of each, and how we read it.
+        read_bytes: what we have read of them so far: while that does not grow nobody waits for us,
+            and nobody is looked at.
     """
 
-    def __init__(self, disks: Mapping[tuple[str, int], Courtesy]) -> None:
+    def __init__(
+        self, disks: Mapping[tuple[str, int], Courtesy], read_bytes: Callable[[], int]
+    ) -> None:
         super().__init__(name="latency", daemon=True)
         self._disks = disks
+        self._read_bytes = read_bytes
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -132,8 +137,10 @@ class Watch(threading.Thread):
         with contextlib.ExitStack() as stack:
             watched = list(self._open(stack))
             due = dict.fromkeys(range(len(watched)), 0.0)
+            before = -1
             while watched and not self._stopping.is_set():
-                for index, (probe, courtesy) in enumerate(watched):
+                read, before = before, self._read_bytes()
+                for index, (probe, courtesy) in enumerate(watched if read != before else ()):
                     # A place that cannot be read says nothing about those that can.
                     with contextlib.suppress(OSError):
                         self._look(probe, courtesy, due, index)

@@ -81,7 +81,9 @@ class Transfer:
         self._keys = SessionKeys(opened.secret, bytes.fromhex(opened.session))
         self._disks = {disk.number: disk for disk in disks}
         self.courtesies = {disk.number: Courtesy() for disk in disks}
-        self._watch = Watch({(d.path, d.size): self.courtesies[d.number] for d in disks})
+        self._watch = Watch(
+            {(d.path, d.size): self.courtesies[d.number] for d in disks}, lambda: self.read_bytes
+        )
         self._pacer = pacer
         self._compress = compress
         self._feed = Feed()

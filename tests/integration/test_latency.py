@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -39,7 +40,8 @@ def looks_at(device: str, size: int, monkeypatch: pytest.MonkeyPatch) -> Recorde
     """What is seen of a device in a first look."""
     monkeypatch.setattr(latency, "FIRST_SECONDS", 0.0)
     seen = Recorded()
-    watch = Watch({(device, size): seen})
+    read = itertools.count()
+    watch = Watch({(device, size): seen}, lambda: next(read))
     watch.start()
     try:
         until(lambda: seen.looks, 30, "a look")
@@ -81,6 +83,20 @@ def test_somebody_else_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             over.set()
             other.join()
         assert seen.looks[0].others > OTHERS_LEAST
+
+
+def test_nobody_is_looked_at_while_we_read_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "FIRST_SECONDS", 0.0)
+    with loop_device(tmp_path / "disk.img", 16 * MIB) as device:
+        watch = Watch({(device, 16 * MIB): Recorded()}, lambda: 7)
+        before = Probe(device, 16 * MIB).counters().reads
+        watch.start()
+        time.sleep(2)
+        watch.stop()
+        watch.join(10)
+        assert Probe(device, 16 * MIB).counters().reads - before <= 1
 
 
 def test_what_is_no_block_device_is_not_looked_at(tmp_path: Path) -> None:
