@@ -128,7 +128,7 @@ def test_a_change_in_an_open_session_is_noticed_at_the_next_write(it: Recovering
     it.spoil(path, 5001)
     it.write(6000)
     compared(it, since, "changed by somebody else")
-    assert it.both.metrics("receiver")["receiver_errors_total"] > 0
+    until(lambda: it.both.metrics("receiver")["receiver_errors_total"] > 0, what="its count")
 
 
 def test_a_receiver_whose_storage_is_an_older_copy(it: Recovering) -> None:

@@ -306,6 +306,10 @@ class Pair:
                 found[sample.name] = found.get(sample.name, 0.0) + sample.value
         return found
 
+    def metric(self, side: Literal["receiver", "source"], name: str, value: float) -> None:
+        """Wait until a scrape gives it: what is scraped is made anew once a second only."""
+        until(lambda: self.metrics(side).get(name) == value, 10, f"{name} being {value:g}")
+
     def logs(self) -> str:
         """The last of both logs, for the message of a failure."""
         return "\n".join(p.log.read_text()[-3000:] for p in (self.receiver, self.source))
