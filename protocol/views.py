@@ -15,6 +15,7 @@ from protocol.wire.jobs import (
     DiskInfo,
     DiskRange,
     ErrorInfo,
+    FreeSpacePolicy,
     JobState,
     PassKind,
     Recovery,
@@ -29,7 +30,8 @@ class DiskView(View, frozen=True):
     """One disk of a job. ``intermediate`` is its copy's path on the receiver.
 
     ``path`` is what the job calls the disk, ``device`` where it is now. ``recovery`` is how the
-    copy was taken up the last time, None before it ever was. ``unreadable_bytes`` are bytes that
+    copy was taken up the last time, None before it ever was. ``left_out_bytes`` are free space and
+    swap, which are neither sent nor compared. ``unreadable_bytes`` are bytes that
     the source cannot read now, ``unreadable`` the first places of them.
     """
 
@@ -45,6 +47,7 @@ class DiskView(View, frozen=True):
     tracker: str
     trust: str
     granule: int
+    left_out_bytes: int
     unreadable_bytes: int
     unreadable: tuple[ByteRange, ...]
     intermediate: str | None
@@ -108,6 +111,7 @@ class JobView(View, frozen=True):
     error: ErrorInfo | None
     bandwidth: int
     compress: str
+    free_space: FreeSpacePolicy
     freeze_budget: float
     every: float | None
     keep: int

@@ -70,6 +70,7 @@ def order_of(catalog: Catalog, source: str) -> JobOrder:
         ),
         bandwidth=job.spec.bandwidth,
         compress=job.spec.compress,
+        free_space=job.spec.free_space,
         freeze_budget=job.spec.freeze_budget,
         checkpoint=job.wanted,
         held=job.held,

@@ -164,7 +164,7 @@ class Control:
         return {"deleted": await self._manager.delete(params.job)}
 
     async def set_job(self, params: SetJob) -> JobView:
-        """Change bandwidth, compress, every, freeze_budget, keep, name or valid."""
+        """Change bandwidth, compress, every, free_space, freeze_budget, keep, name or valid."""
         return await self._manager.edit(params.job, params.changes)
 
     async def checkpoint(self, params: CheckpointJob) -> AsyncIterator[object]:

@@ -8,6 +8,7 @@ import msgspec
 
 from protocol.errors import USAGE
 from protocol.units import parse_instant
+from protocol.wire.jobs import FreeSpacePolicy
 from receiver.jobs.spec import JobSpec, checked
 
 
@@ -96,6 +97,7 @@ class CreateJob(Params, frozen=True):
     keep: int = 3
     bandwidth: int = 0
     compress: str = "auto"
+    free_space: FreeSpacePolicy = "auto"
     freeze_budget: float = 2.0
     valid_seconds: float | None = None
 
@@ -124,6 +126,7 @@ class CreateJob(Params, frozen=True):
                 keep=self.keep,
                 bandwidth=self.bandwidth,
                 compress=self.compress,
+                free_space=self.free_space,
                 freeze_budget=self.freeze_budget,
                 valid=self.valid_seconds,
             )

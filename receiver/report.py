@@ -35,6 +35,7 @@ _SAID = (
 _DISKS = (
     ("receiver_dirty_bytes", "Bytes that the intermediate disk lacks.", "dirty_bytes"),
     ("receiver_in_flight_bytes", "Bytes without a durable answer.", "in_flight_bytes"),
+    ("receiver_left_out_bytes", "Unused, neither sent nor compared.", "left_out_bytes"),
     ("receiver_unreadable_bytes", "Bytes that the source cannot read now.", "unreadable_bytes"),
 )
 

@@ -17,6 +17,7 @@ from protocol.wire.messages import OpenDisk, OpenedDisk, SessionOpened
 from replicad.dirtymap import DirtyMap, Header
 from replicad.reader import DiskReader
 from replicad.recovery import (
+    FOREIGN_FLAG,
     FULL_FLAG,
     SINCE_COMPARE,
     SINCE_FULL,
@@ -365,10 +366,9 @@ class JobDisk:
     def end_pass(self) -> None:
         """The pass is over: every batch of it has been answered."""
         crash.here("pass.ending")
-        if self.kind != "idle":
-            self.passed += 1
+        self.passed += self.kind != "idle"
         held = self.live_map
-        if FULL_FLAG in held.header.flags and not held.suspect_granules:
+        if {FULL_FLAG, FOREIGN_FLAG} & {*held.header.flags} and not held.suspect_granules:
             held.update(flags=(SINCE_FULL if self.kind == "full" else SINCE_COMPARE,))
         self.kind = "idle"
         held.update(recovery=self.recovery)
@@ -392,6 +392,7 @@ class JobDisk:
             tracker="ebpf" if self.tracked else "none",
             trust=self.trust,
             granule=self.granule,
+            left_out_bytes=held.left_out_bytes if held else 0,
             device=self.path,
             recovery=self.recovery,
             unreadable_bytes=self.unreadable.bytes,

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 FULL_FLAG = "full"
 """Flag of a map whose first, full pass has not ended."""
 
+FOREIGN_FLAG = "foreign"
+"""Flag of a map whose intermediate disk may hold what was never on the source: nothing is left out
+there, until a pass has been over all of it."""
+
 SINCE_FULL, SINCE_COMPARE = "since-full", "since-compare"
 """Flags of a map that is without a gap since the pass of this kind."""
 
@@ -108,6 +112,8 @@ def take_up(
             return held
     held = DirtyMap.create(str(path), present)
     crash.here("map.created")
+    owned = opened.fresh or (present.epoch > 0 and not opened.reason)
+    foreign = () if owned and not opened.full else (FOREIGN_FLAG,)
     if opened.fresh or opened.full:
         ranges = [(0, present.size)] if opened.full else allocated()
         for offset, length in ranges:
@@ -115,11 +121,11 @@ def take_up(
             held.mark_range(first, count, time.monotonic())
         crash.here("map.marked")
         begin(held, "full", ACCEPTED if opened.full else FIRST_COPY)
-        held.update(seeded=True, flags=(FULL_FLAG,))
+        held.update(seeded=True, flags=(FULL_FLAG, *foreign))
         return held
     suspect_all(held, reason)
     crash.here("map.suspected")
-    held.update(seeded=True)
+    held.update(seeded=True, flags=(*held.header.flags, *foreign))
     return held
 
 
@@ -191,7 +197,9 @@ def suspect_all(held: DirtyMap, reason: str) -> None:
     held.suspect_range(0, held.granules)
     begin(held, "compare", reason)
     # Whatever it was since, from now on it is since this comparison, once that has ended.
-    held.update(flags=(FULL_FLAG if FULL_FLAG in held.header.flags else SINCE_COMPARE,))
+    before = held.header.flags
+    foreign = [flag for flag in before if flag == FOREIGN_FLAG]
+    held.update(flags=(FULL_FLAG if FULL_FLAG in before else SINCE_COMPARE, *foreign))
 
 
 def settle(held: DirtyMap) -> None:

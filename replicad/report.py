@@ -59,6 +59,7 @@ def disk_view(report: DiskReport, intermediate: str | None = None) -> DiskView:
         tracker=report.tracker,
         trust=report.trust,
         granule=report.granule,
+        left_out_bytes=report.left_out_bytes,
         unreadable_bytes=report.unreadable_bytes,
         unreadable=report.unreadable,
         intermediate=intermediate,
@@ -220,13 +221,17 @@ def _disks(report: JobReport) -> Iterable[Metric]:
     unreadable = GaugeMetricFamily(
         "replicad_unreadable_bytes", "Bytes that cannot be read now.", labels=["job", "disk"]
     )
+    unused = GaugeMetricFamily(
+        "replicad_left_out_bytes", "Unused, neither sent nor compared.", labels=["job", "disk"]
+    )
     kind = GaugeMetricFamily("replicad_pass", "1 for the pass.", labels=["job", "disk", "pass"])
     for disk in report.disks:
         dirty.add_metric([report.job, disk.path], disk.dirty_bytes)
         flying.add_metric([report.job, disk.path], disk.in_flight_bytes)
         unreadable.add_metric([report.job, disk.path], disk.unreadable_bytes)
+        unused.add_metric([report.job, disk.path], disk.left_out_bytes)
         kind.add_metric([report.job, disk.path, disk.pass_], 1)
-    yield from (dirty, flying, unreadable, kind)
+    yield from (dirty, flying, unreadable, unused, kind)
     yield from recoveries(
         "replicad", ["job", "disk"], [((report.job, d.path), d.recovery) for d in report.disks]
     )

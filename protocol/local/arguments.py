@@ -64,3 +64,4 @@ class Compression(click.ParamType[Any]):
 RATE = Rate()
 DURATION = Duration()
 COMPRESSION = Compression()
+FREE_SPACE = click.Choice(["auto", "copy", "skip"])

@@ -175,7 +175,8 @@ def disks(views: Sequence[DiskView]) -> RenderableType:
         moving = view.pass_ in ("full", "compare", "delta")
         table.add_row(
             plain(view.path if view.device == view.path else f"{view.path} (now {view.device})"),
-            format_size(view.size),
+            format_size(view.size)
+            + (f", {format_size(unused)} unused" if (unused := view.left_out_bytes) else ""),
             plain(view.pass_),
             bar(view.transferred_bytes, view.total_bytes) if moving else Text(NONE),
             format_size(view.dirty_bytes + view.in_flight_bytes),

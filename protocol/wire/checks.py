@@ -180,6 +180,7 @@ def _job_report(message: JobReport) -> None:
             disk.in_flight_bytes,
             disk.differing_bytes,
             disk.unreadable_bytes,
+            disk.left_out_bytes,
             *(bound for each in disk.unreadable for bound in (each.offset, each.length)),
         )
         _require(all(0 <= size < _COUNTER_MAX for size in sizes), message, "disks")

@@ -33,6 +33,7 @@ JobState = Literal[
 Consistency = Literal["filesystem", "application", "crash"]
 ConvergenceState = Literal["unknown", "converging", "not converging"]
 Grade = Literal["intact", "compare", "full"]
+FreeSpacePolicy = Literal["auto", "copy", "skip"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
@@ -124,10 +125,11 @@ class JobOrder(Message, frozen=True, tag="job-order"):
     ``state`` is the receiver's word for the job, which the source shows while it does nothing.
     ``revision`` grows with every change, so that a report can say which order it obeys.
     ``bandwidth`` is bytes per second on the wire, 0 for unlimited. ``compress`` is ``auto``,
-    ``none`` or a zstd level. ``held``: the intermediate disks stand at a checkpoint and nothing
-    may be written to them. ``differing`` covers what a verification has found to differ and
-    nobody has repaired: it is sent before the next checkpoint. ``known`` says how each of
-    ``disks`` is recognised, so that one that has another name today is found.
+    ``none`` or a zstd level. ``free_space`` says whether what nobody uses is left out: ``skip``,
+    ``copy``, or ``auto``, where that spares much. ``held``: the intermediate disks stand at a
+    checkpoint and nothing may be written to them. ``differing`` covers what a verification has
+    found to differ and nobody has repaired: it is sent before the next checkpoint. ``known`` says
+    how each of ``disks`` is recognised, so that one that has another name today is found.
     """
 
     revision: int
@@ -138,6 +140,7 @@ class JobOrder(Message, frozen=True, tag="job-order"):
     disks: tuple[str, ...] = ()
     bandwidth: int = 0
     compress: str = "auto"
+    free_space: FreeSpacePolicy = "auto"
     freeze_budget: float = 2.0
     checkpoint: CheckpointOrder | None = None
     held: bool = False
@@ -173,7 +176,8 @@ class ByteRange(Value, frozen=True, omit_defaults=False):
 class DiskReport(Value, frozen=True):
     """What one disk of a job is doing. Field names are those of ``job show --json``.
 
-    ``path`` is what the job calls it, ``device`` where it is now. ``unreadable_bytes``: what the
+    ``path`` is what the job calls it, ``device`` where it is now. ``left_out_bytes``: free space
+    and swap that are neither sent nor compared. ``unreadable_bytes``: what the
     source cannot read now and tries again; ``unreadable`` are the first places of it. No checkpoint
     is taken while there is any.
     """
@@ -190,6 +194,7 @@ class DiskReport(Value, frozen=True):
     tracker: str = "none"
     trust: str = ""
     granule: int = 4096
+    left_out_bytes: int = 0
     device: str = ""
     recovery: Recovery | None = None
     unreadable_bytes: int = 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from protocol.local.arguments import COMPRESSION, DURATION, RATE
+from protocol.local.arguments import COMPRESSION, DURATION, FREE_SPACE, RATE
 from protocol.local.door import as_json, timeout, wait
 from receiver.cli.values import START, TARGET, Create, changes
 
@@ -65,6 +65,13 @@ def job() -> None:
     default="auto",
     show_default=True,
     help="auto: as hard as it makes the copy faster; or a level of zstd.",
+)
+@click.option(
+    "--free-space",
+    type=FREE_SPACE,
+    default="auto",
+    show_default=True,
+    help="Free space and swap: skip leaves them out; auto does where it spares a GiB or more.",
 )
 @click.option(
     "--freeze-budget",
@@ -143,8 +150,8 @@ def delete(door: Door, /, *, job_id: str, as_json: bool) -> None:
 def set_(door: Door, /, *, job_id: str, pairs: tuple[str, ...], as_json: bool) -> None:
     """Change a job while it runs.
 
-    Keys: bandwidth, compress, every, freeze_budget, keep, name, valid. 'every=none' ends the
-    schedule, 'valid=none' lets the job never expire.
+    Keys: bandwidth, compress, every, free_space, freeze_budget, keep, name, valid. 'every=none'
+    ends the schedule, 'valid=none' lets the job never expire.
     """
     door.show("job.set", "job", as_json=as_json, job=job_id, changes=changes(pairs))
 

@@ -6,13 +6,14 @@ from typing import Any, Final
 
 import click
 
-from protocol.local.arguments import COMPRESSION, DURATION, RATE
+from protocol.local.arguments import COMPRESSION, DURATION, FREE_SPACE, RATE
 
 KEYS: Final[dict[str, click.ParamType[Any]]] = {
     "accept": click.STRING,
     "bandwidth": RATE,
     "compress": COMPRESSION,
     "every": DURATION,
+    "free_space": FREE_SPACE,
     "freeze_budget": DURATION,
     "keep": click.INT,
     "name": click.STRING,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from protocol.errors import USAGE
+from protocol.wire.jobs import FreeSpacePolicy
 
 HOUR = 3600.0
 
@@ -30,7 +31,7 @@ TEXT_MAX = 4096
 """Characters in a path or name (PATH_MAX of Linux)."""
 
 EDITABLE = frozenset(
-    {"bandwidth", "compress", "freeze_budget", "every", "keep", "name", "valid"},
+    {"bandwidth", "compress", "free_space", "freeze_budget", "every", "keep", "name", "valid"},
 )
 """What ``job set`` may change while a job runs."""
 
@@ -51,6 +52,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         keep: preserved checkpoints to keep.
         bandwidth: bytes per second on the wire; 0: unlimited.
         compress: ``auto``, ``none`` or a zstd level ``1`` to ``19``.
+        free_space: whether what nobody uses is left out: ``auto``, where that spares much.
         freeze_budget: seconds that a freeze may last.
         tunnel: name of the shared budget it draws from; empty: none.
         template: path of the drill's machine description; empty: the default.
@@ -68,6 +70,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     keep: int = 3
     bandwidth: int = 0
     compress: str = "auto"
+    free_space: FreeSpacePolicy = "auto"
     freeze_budget: float = 2.0
     tunnel: str = ""
     template: str = ""

@@ -19,7 +19,7 @@ import xxhash
 from protocol.wire.jobs import Recovery
 
 MAGIC = b"RPLDIRT\x01"
-LAYOUT = 2
+LAYOUT = 3
 SLOT_BYTES = 8192
 HEADER_BYTES = 2 * SLOT_BYTES
 GRANULE_MIN = 4096

@@ -1,17 +1,19 @@
 """The dirty map: which granules of a disk the receiver does not yet durably hold.
 
-Three bits per granule, in a file in ``/run`` that outlives the process but not the boot:
+Four bits per granule, in a file in ``/run`` that outlives the process but not the boot:
 
     D  dirty     must be sent
     S  suspect   not known to be equal: must be compared, or sent
     F  in flight taken, and no durable answer yet
+    L  left out  nothing of use has been written to it since it was last of no use
+                 (:mod:`replicad.unused`); means something only where the others are zero
 
-A granule is *clean* when D, S and F are all zero; nothing else is clean (promise 1).
+A granule is *clean* when all are zero; nothing else is clean (promise 1).
 
 The argument for kill -9 at any instruction. Memory of a mapped file keeps every store that the
 process made, in order. Recovery does ``D |= F & ~S``, then ``F = 0``. So it is enough that at
 every moment between two stores, and for every granule whose content the receiver may lack, one
-of D, S, F is set. Each change orders its stores so (words are stored one by one, and the
+of them is set. Each change orders its stores so (words are stored one by one, and the
 argument is per granule, so it does not matter how much of a vector operation was done)::
 
     take data       F=1, D=0      D or F throughout; S is left as it is
@@ -23,7 +25,9 @@ argument is per granule, so it does not matter how much of a vector operation wa
     data lost       D=1, F=0      D or F throughout
     set apart       D=1, F=0, S=0 likewise; it was not sent, and "must be sent" says more than S
     compare lost    F=0           S stays
-    mark            D=1           at any time, also for granules in flight
+    mark            D=1, L=0      at any time, also for granules in flight
+    suspect         S=1, L=0      at any time
+    leave out       L=1, D=0, S=0 not what is in flight: what becomes of that is another's
 
 ``F & ~S`` rather than ``F``: a suspect granule needs no help from F, and a comparison that was
 under way when the process died is made again instead of being sent whole.
@@ -35,7 +39,6 @@ written, and a granule taken again could be overtaken by it.
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +54,7 @@ from replicad.dirtymap.bitmap import (
     range_pieces,
     segments_mask,
 )
+from replicad.dirtymap.counts import Counts
 from replicad.dirtymap.header import Header, distrust
 from replicad.dirtymap.search import Found, compress, search, spread
 from replicad.dirtymap.store import MapFile
@@ -68,7 +72,7 @@ class NotInFlightError(ValueError):
     """A batch was answered that this map did not take, or that was answered already."""
 
 
-class DirtyMap:
+class DirtyMap(Counts):
     """One disk's map. Every method is thread-safe; the lock is held for microseconds.
 
     ``now`` is seconds of any clock that only goes forward and survives a restart of the daemon
@@ -80,12 +84,7 @@ class DirtyMap:
     """
 
     def __init__(self, file: MapFile) -> None:
-        self._file = file
-        self.lock = threading.RLock()
-        self._dirty, self._suspect, self._flying = file.bitmaps
-        self.granules = self._dirty.granules
-        self.granule = file.header.granule
-        self.size = file.header.size
+        super().__init__(file)
         self._outstanding: set[Batch] = set()
         self._age = Age()
         self.unwritten: Bitmap | None = None
@@ -121,6 +120,9 @@ class DirtyMap:
             self._dirty.set(place, flying)
         crash.here("map.recovering")
         self._flying.zero()
+        for page in np.flatnonzero(self._left.pages).tolist():
+            place = slice(page * PAGE_WORDS, (page + 1) * PAGE_WORDS)
+            self._left.clear(place, self._dirty.read(place) | self._suspect.read(place))
         if self._dirty.count:
             self._age.marked(now)
 
@@ -147,48 +149,6 @@ class DirtyMap:
             return self._file.update(**changes)
 
     # --- what is known ------------------------------------------------------------------------
-
-    @property
-    def dirty_granules(self) -> int:
-        """Granules that must be sent and are not (or must be sent again)."""
-        return self._dirty.count
-
-    @property
-    def suspect_granules(self) -> int:
-        """Granules that must be compared or sent."""
-        return self._suspect.count
-
-    @property
-    def flying_granules(self) -> int:
-        """Granules in flight."""
-        return self._flying.count
-
-    @property
-    def dirty_bytes(self) -> int:
-        """Bytes marked dirty, without what is in flight."""
-        return self._bytes(self._dirty)
-
-    @property
-    def suspect_bytes(self) -> int:
-        """Likewise, suspect."""
-        return self._bytes(self._suspect)
-
-    @property
-    def flying_bytes(self) -> int:
-        """Bytes in flight."""
-        return self._bytes(self._flying)
-
-    def _bytes(self, bits: Bitmap) -> int:
-        with self.lock:
-            beyond = self.granules * self.granule - self.size
-            clip = beyond if beyond and bits.count and bits[self.granules - 1] else 0
-            return bits.count * self.granule - clip
-
-    @property
-    def clean(self) -> bool:
-        """Whether the receiver durably holds everything that is known to have been written."""
-        with self.lock:
-            return not (self._dirty.count or self._suspect.count or self._flying.count)
 
     @property
     def oldest(self) -> float | None:
@@ -227,7 +187,9 @@ class DirtyMap:
             self._age.marked(now)
             if self.unwritten is not None:
                 self.unwritten.clear(place, mask)
-            return self._dirty.set(place, mask)
+            new = self._dirty.set(place, mask)
+            self._left.clear(place, mask)
+            return new
 
     def mark_range(self, first: int, count: int, now: float) -> int:
         """Marks granules dirty, e.g. everything allocated before a full pass."""
@@ -245,7 +207,10 @@ class DirtyMap:
         self._check_range(first, count)
         with self.lock:
             self._mark_flying(first, count)
-            return self._suspect.fill(first, count)
+            new = self._suspect.fill(first, count)
+            for place, mask in range_pieces(first, count):
+                self._left.clear(place, mask)
+            return new
 
     def _mark_flying(self, first: int, count: int) -> None:
         """Makes dirty what is in flight of a range."""
@@ -253,6 +218,48 @@ class DirtyMap:
             where, flying = compress(place.start, self._flying.read(place) & mask, self.granules)
             if flying.size:
                 self._dirty.set(where, flying)
+
+    def leave_out(self, first: int, count: int) -> int:
+        """Granules that are of no use need neither be sent nor compared; returns how many were to
+        be. What is in flight stays as it is.
+
+        The caller has found them to be of no use *since* it last marked what was written: a write
+        that is marked between that finding and this call would be lost.
+        """
+        self._check_range(first, count)
+        gone = 0
+        with self.lock:
+            for place, mask in range_pieces(first, count):
+                lacking = (self._dirty.read(place) | self._suspect.read(place)) & mask
+                lacking &= ~self._flying.read(place)
+                where, bits = compress(place.start, lacking, self.granules)
+                if bits.size:
+                    gone += count_bits(bits)
+                    self._left.set(where, bits)
+                    self._dirty.clear(where, bits)
+                    self._suspect.clear(where, bits)
+            if not self._dirty.count and not self._flying.count:
+                self._age.emptied()
+        return gone
+
+    def written_in_vain(self, first_word: int, words: Words) -> None:
+        """Merges drained tracker words of what is of no use: nothing need be sent, and what the
+        receiver holds is not what the disk holds."""
+        place, mask = compress(first_word, words, self.granules)
+        if mask.size:
+            with self.lock:
+                if self.unwritten is not None:
+                    self.unwritten.clear(place, mask)
+                self._left.set(place, mask)
+
+    def bring_back(self, now: float) -> None:
+        """What was left out is wanted after all."""
+        with self.lock:
+            for page in np.flatnonzero(self._left.pages).tolist():
+                place = slice(page * PAGE_WORDS, (page + 1) * PAGE_WORDS)
+                self._dirty.set(place, self._left.read(place))
+            self._age.marked(now)
+            self._left.zero()
 
     def covering(self, offset: int, length: int) -> tuple[int, int]:
         """The granules ``(first, count)`` that bytes ``offset``, ``length`` > 0 touch."""
@@ -267,7 +274,8 @@ class DirtyMap:
         """The granules of these words of the bitmaps that are clean: as far as anybody knows, the
         receiver durably holds what the disk has. A verification compares them, and only them."""
         with self.lock:
-            bits = self._dirty.read(place) | self._suspect.read(place) | self._flying.read(place)
+            bits = self._dirty.read(place) | self._suspect.read(place)
+            bits |= self._flying.read(place) | self._left.read(place)
         clean = ~bits
         if place.stop * WORD_BITS > self.granules:
             at = max(0, self.granules // WORD_BITS - place.start)
@@ -376,14 +384,6 @@ class DirtyMap:
             if rest is not None:
                 self._outstanding.add(rest)
             return rest
-
-    def dirty_within(self, first: int, count: int) -> int:
-        """How many of these granules are dirty."""
-        with self.lock:
-            return sum(
-                count_bits(self._dirty.read(place) & mask)
-                for place, mask in range_pieces(first, count)
-            )
 
     def _release(self, batch: Batch) -> None:
         """The receiver holds the batch. F goes first: a kill in between leaves S, which costs a

@@ -1,4 +1,4 @@
-"""The file behind a dirty map: header area, three bitmaps, checksums of their pages; mapped.
+"""The file behind a dirty map: header area, the bitmaps, checksums of their pages; mapped.
 
 The file lies in a tmpfs (``/run``): it survives the process, not the boot, and never dirties
 the disk that it describes. It is sparse: pages appear when bits are set. A tmpfs that is full
@@ -32,13 +32,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+BITMAPS = 4
+"""Dirty, suspect, in flight, left out; in this order."""
+
 DAMAGED = "the daemon's record of what was written is damaged"
 """Why a map is refused of which a page is not as it was left."""
 
 
 def file_size(header: Header) -> int:
     """Bytes of the file (of which only touched pages take memory)."""
-    return HEADER_BYTES + 3 * _bitmap_bytes(header) + _sums_bytes(header)
+    return HEADER_BYTES + BITMAPS * _bitmap_bytes(header) + _sums_bytes(header)
 
 
 def _granules(header: Header) -> int:
@@ -50,11 +53,11 @@ def _bitmap_bytes(header: Header) -> int:
 
 
 def _sums_bytes(header: Header) -> int:
-    return -(-3 * 8 * page_count(_granules(header)) // PAGE_BYTES) * PAGE_BYTES
+    return -(-BITMAPS * 8 * page_count(_granules(header)) // PAGE_BYTES) * PAGE_BYTES
 
 
 class MapFile:
-    """A mapped file: ``header``, and ``bitmaps`` (dirty, suspect, in flight)."""
+    """A mapped file: ``header``, and ``bitmaps`` (see BITMAPS)."""
 
     def __init__(self, fd: int, header: Header, sequence: int) -> None:
         """Maps ``fd``, which it closes. Bitmaps start uncounted, see :meth:`open`."""
@@ -64,14 +67,14 @@ class MapFile:
             os.close(fd)
         self.header = header
         self._sequence = sequence
-        self.bitmaps = tuple(self._bitmap(number) for number in range(3))
+        self.bitmaps = tuple(self._bitmap(number) for number in range(BITMAPS))
 
     def _bitmap(self, number: int) -> Bitmap:
         length = _bitmap_bytes(self.header)
         offset = HEADER_BYTES + number * length
         words = np.frombuffer(self._map, dtype="<u8", count=length // 8, offset=offset)
         pages = length // PAGE_BYTES
-        at = HEADER_BYTES + 3 * length + number * pages * 8
+        at = HEADER_BYTES + BITMAPS * length + number * pages * 8
         sums = np.frombuffer(self._map, dtype="<u8", count=pages, offset=at)
         return Bitmap(words, _granules(self.header), sums)
 

@@ -17,10 +17,11 @@ from protocol.errors import (
     TRACKER_UNAVAILABLE,
 )
 from protocol.local import crash
-from protocol.wire.jobs import DiskInfo, KnownDisk
+from protocol.wire.jobs import DiskInfo, FreeSpacePolicy, KnownDisk
 from protocol.wire.messages import OpenDisk, SessionOpened
 from replicad.convergence import Outlook
 from replicad.engine.kept import KeptRanges
+from replicad.engine.leaving import Leaving
 from replicad.finding import find_disks
 from replicad.freeze.mounts import mounts_to_freeze
 from replicad.jobdisk import JobDisk
@@ -56,6 +57,7 @@ class DiskSet:
         self._tracker = tracker
         self._worker = worker
         self._outlook = outlook
+        self._leaving = Leaving()
         self._loop = asyncio.get_running_loop()
 
     async def open(
@@ -175,8 +177,12 @@ class DiskSet:
         if not disks:
             return
 
+        handover = self._leaving.handover()
+
         def take(tracked: TrackedDisk, first: int, words: NDArray[np.uint64]) -> None:
-            disks[tracked.path].merge(first, words)
+            disk = disks[tracked.path]
+            words = handover.of_use(disk, first, words)
+            disk.merge(first, words)
             if outlook is not None:
                 outlook.writing.add(tracked.path, tracked.granule, first, words)
 
@@ -191,6 +197,12 @@ class DiskSet:
         crash.here("drain.merged")
         for path, drain in drains.items():
             disks[path].drained(drain, tracker)
+
+    async def leave_out(self, policy: FreeSpacePolicy) -> None:
+        """Before a pass: what it would carry and nobody uses, as the job's policy has it."""
+        await self._loop.run_in_executor(
+            self._worker, lambda: self._leaving.leave_out(self._followed(), policy)
+        )
 
     def _followed(self) -> list[JobDisk]:
         return [disk for disk in self.disks if disk.tracked is not None and disk.map is not None]

@@ -165,6 +165,7 @@ class Session:
     async def _work(self) -> None:
         due, revision = 0.0, self._orders.now.revision
         disks = self._disks
+        await disks.leave_out(self._orders.now.free_space)
         passed = False
         while True:
             self._standing.state = "syncing"
@@ -178,6 +179,7 @@ class Session:
             if order.revision != revision:
                 revision = order.revision
                 disks.hurry()  # 'job retry', or whatever else an administrator wants
+                await disks.leave_out(order.free_space)
             wanted = order.checkpoint
             if wanted is not None and wanted.request == self._standing.answered:
                 self._refuse(wanted)
@@ -204,6 +206,7 @@ class Session:
         draining = asyncio.create_task(self._keep_draining())
         try:
             await self._disks.check()
+            await self._disks.leave_out(self._orders.now.free_space)
             await run_pass(self._transfer, self._disks)
         finally:
             fault = await ended(draining)

@@ -47,6 +47,29 @@ class Replication(RuleBasedStateMachine):
     def drain(self) -> None:
         self.world.drain()
 
+    @rule(first=PLACES, count=COUNTS)
+    def free(self, first: int, count: int) -> None:
+        self.world.free(first, count)
+
+    @rule()
+    def swap(self) -> None:
+        self.world.swap()
+
+    @rule(first=PLACES, count=COUNTS)
+    def leave_out(self, first: int, count: int) -> None:
+        self.world.leave_out(first, count)
+
+    @rule()
+    def bring_back(self) -> None:
+        self.world.bring_back()
+
+    @rule()
+    def suspect(self) -> None:
+        """A gap: what the kernel had, and perhaps more, is unknown."""
+        self.world.tracked.clear()
+        self.world.dirtied += self.world.map.flying_granules
+        self.world.map.suspect_range(0, self.world.map.granules)
+
     # --- replication --------------------------------------------------------------------------
 
     @rule(kind=st.sampled_from(["data", "data", "compare"]), at_most=st.integers(1, 5))
@@ -134,7 +157,7 @@ class Replication(RuleBasedStateMachine):
     def kill(self) -> None:
         self.world.stop_source()
 
-    @rule(seed=SEEDS, stores=st.integers(0, 3), what=st.integers(0, 5))
+    @rule(seed=SEEDS, stores=st.integers(0, 3), what=st.integers(0, 7))
     def kill_within(self, seed: int, stores: int, what: int) -> None:
         """kill -9 in the middle of one of the map's operations, and perhaps of recovery too."""
         self.world.switch.chance = random.Random(seed)
@@ -155,6 +178,10 @@ class Replication(RuleBasedStateMachine):
         elif what == 3:
             self.world.dirtied += self.world.map.flying_granules
             self.world.map._recover(0.0)
+        elif what == 6:
+            self.world.leave_out(0, 1)
+        elif what == 7:
+            self.world.bring_back()
         elif what == 4 and waiting:
             self.finish(waiting[0])
         else:

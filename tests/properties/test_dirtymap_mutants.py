@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from replicad.dirtymap import DirtyMap, search
+from replicad.dirtymap.bitmap import range_pieces
 from tests.properties.test_dirtymap_model import Replication
 from tests.properties.world import Line, World
 
@@ -36,7 +37,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "line": (0, 1, 2),
     "seed": tuple(range(1000)),
     "stores": (0, 1, 2, 3),
-    "what": tuple(range(6)),
+    "what": tuple(range(8)),
 }
 
 
@@ -107,6 +108,54 @@ class ForgetsLost(World):
                 self.map.acked(batch)
             else:
                 self.map.compared(batch, (), 0.0)
+
+
+class DrainsBetween(World):
+    """What was written between the question what is unused and its consequence is taken for
+    unused as well."""
+
+    def meanwhile(self) -> None:
+        self.drain()
+
+
+class _LeavesInWrongOrder(DirtyMap):
+    """D and S cleared before L is set: a kill in between makes it clean."""
+
+    def leave_out(self, first: int, count: int) -> int:
+        for place, mask in range_pieces(first, count):
+            lacking = (self._dirty.read(place) | self._suspect.read(place)) & mask
+            lacking &= ~self._flying.read(place)
+            self._dirty.clear(place, lacking)
+            self._suspect.clear(place, lacking)
+            self._left.set(place, lacking)
+        return 0
+
+
+class _MarkKeepsLeft(DirtyMap):
+    """What is written again stays left out."""
+
+    def mark(self, first_word: int, words: Words, now: float) -> int:
+        before = self._left.words.copy()
+        new = super().mark(first_word, words, now)
+        self._left.set(slice(0, before.size), before)
+        return new
+
+
+class _VainIsNothing(DirtyMap):
+    """What was swapped out is still called clean."""
+
+    def written_in_vain(self, first_word: int, words: Words) -> None:
+        del first_word, words
+
+
+class _SuspectKeepsLeft(DirtyMap):
+    """After a gap what was left out is still taken for unused."""
+
+    def suspect_range(self, first: int, count: int) -> int:
+        before = self._left.words.copy()
+        new = super().suspect_range(first, count)
+        self._left.set(slice(0, before.size), before)
+        return new
 
 
 class _IgnoresFlight(DirtyMap):
@@ -228,8 +277,12 @@ MAPS = (
     _EqualCleansAll,
     _MarkSkipsFlight,
     _SuspectForgotten,
+    _LeavesInWrongOrder,
+    _MarkKeepsLeft,
+    _VainIsNothing,
+    _SuspectKeepsLeft,
 )
-WORLDS = (ClearsAfterReading, AcknowledgesBeforeSync, LosesBeforeFence, ForgetsLost)
+WORLDS = (DrainsBetween, ClearsAfterReading, AcknowledgesBeforeSync, LosesBeforeFence, ForgetsLost)
 MUTANTS = [*WORLDS, *(type(m.__name__, (World,), {"map_class": m}) for m in MAPS)]
 
 

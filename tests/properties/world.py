@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from replicad.dirtymap import Batch, DirtyMap, Header
-from replicad.dirtymap.bitmap import Bitmap, Words
+from replicad.dirtymap.bitmap import Bitmap, Words, range_mask
 from replicad.inflight import InFlight, Window
 from replicad.planner import BatchLimits, Sweep, take_everything
 
@@ -24,6 +24,8 @@ SIZE = GRANULES * GRANULE - 1000
 HEADER = Header(job="job-1", disk="/dev/sim", size=SIZE, granule=GRANULE, boot="boot", token="t")
 DATA = BatchLimits(batch_bytes=4 * GRANULE, segments=3)
 COMPARE = BatchLimits(batch_bytes=16 * GRANULE, segments=2)
+
+SWAP = range(60, 66)
 
 Content = tuple[int, int]
 Contents = dict[int, Content]
@@ -143,6 +145,8 @@ class World:
         self.version = 1
         self.disk: list[Content] = [(1, 1)] * GRANULES
         self.tracked: set[int] = set()
+        self.unused: set[int] = set()  # and not written since it was last of use
+        self.swapping = False
         lacking = dirty | {granule for granule in suspect if granule % 2}
         self.receiver = Receiver([(0, 0) if g in lacking else (1, 1) for g in range(GRANULES)])
         self.switch = KillSwitch()
@@ -161,7 +165,7 @@ class World:
 
     def start_source(self) -> None:
         self.map = self.map_class.open(self.path, HEADER, 0.0)
-        self.bitmaps = (self.map._dirty, self.map._suspect, self.map._flying)
+        self.bitmaps = self.map._file.bitmaps
         for bitmap in self.bitmaps:
             watch_stores(bitmap, self.switch)
         self.window = InFlight(Window(batches=50, bytes=1 << 30))
@@ -186,14 +190,45 @@ class World:
                 new = (self.version, old[1]) if half == 0 else (old[0], self.version)
             self.disk[granule] = new
             self.tracked.add(granule)
+            if not (self.swapping and granule in SWAP):
+                self.unused.discard(granule)
 
     def drain(self) -> None:
         words = np.zeros(-(-GRANULES // 64), dtype=np.uint64)
         for granule in self.tracked:
             words[granule // 64] |= np.uint64(1 << granule % 64)
         self.dirtied += len(self.tracked)
+        if self.swapping:
+            place, mask = range_mask(SWAP.start, len(SWAP))
+            self.map.written_in_vain(place.start, words[place] & mask)
+            words[place] &= ~mask
         self.map.mark(0, words, 0.0)
         self.tracked.clear()
+
+    def free(self, first: int, count: int) -> None:
+        """Files are deleted."""
+        self.unused.update(range(first, min(first + count, GRANULES)))
+
+    def swap(self) -> None:
+        """Swapping begins or ends."""
+        self.swapping = not self.swapping
+        if self.swapping:
+            self.unused.update(SWAP)
+
+    def leave_out(self, first: int, count: int) -> None:
+        """What is of no use is asked for and left out; meanwhile some of it is written."""
+        asked = sorted(self.unused)
+        self.write(first, count)
+        self.meanwhile()
+        for granule in asked:
+            self.map.leave_out(granule, 1)
+
+    def meanwhile(self) -> None:
+        """Between the question and its consequence nothing is drained."""
+
+    def bring_back(self) -> None:
+        self.dirtied += sum(bits_of(self.bitmaps[3]))
+        self.map.bring_back(0.0)
 
     def take(self, kind: str, at_most: int) -> None:
         sweep = self.sweeps.get(kind)
@@ -303,14 +338,19 @@ class World:
             self.taken(batch)
         self.settle(chance)
         assert self.map.clean
-        assert self.receiver.stable == frozen, "the checkpoint is not the frozen disk"
+        left = bits_of(self.bitmaps[3])
+        wrong = [g for g in range(GRANULES) if self.receiver.stable[g] != frozen[g] and not left[g]]
+        assert not wrong, "the checkpoint is not the frozen disk"
 
     # --- what must always hold ----------------------------------------------------------------
 
     def check(self) -> None:
-        dirty, suspect, flying = (bits_of(b) for b in self.bitmaps)
+        dirty, suspect, flying, left = (bits_of(b) for b in self.bitmaps)
         for granule in range(GRANULES):
             if dirty[granule] or suspect[granule] or flying[granule] or granule in self.tracked:
+                continue
+            if left[granule]:
+                assert granule in self.unused, f"promise 1: granule {granule} is left out but used"
                 continue
             held, real = self.receiver.stable[granule], self.disk[granule]
             assert held == real, f"promise 1: granule {granule} is clean but {held} != {real}"

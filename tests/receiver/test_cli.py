@@ -136,6 +136,7 @@ def test_a_new_job_has_the_defaults(command: Command, daemon: Recorded) -> None:
                 "keep": 3,
                 "bandwidth": 0,
                 "compress": "auto",
+                "free_space": "auto",
                 "freeze_budget": 2.0,
                 "valid_seconds": 30 * 86400.0,
             },
@@ -147,7 +148,7 @@ def test_a_new_job_takes_every_option(command: Command, daemon: Recorded) -> Non
     words = (
         "job create --source web01 --name web --disk /dev/vda --target raw --disk /dev/vdb "
         "--target device:/dev/sdc --start at 2026-12-01T03:00:00+01:00 --every 4h --keep 5 "
-        "--bandwidth 200Mbit --compress 3 --freeze-budget 500ms --valid 7d"
+        "--bandwidth 200Mbit --compress 3 --free-space skip --freeze-budget 500ms --valid 7d"
     )
     command.json(*words.split())
     (_, params) = daemon.calls[0]
@@ -156,6 +157,7 @@ def test_a_new_job_takes_every_option(command: Command, daemon: Recorded) -> Non
     assert params["start"] == {"kind": "at", "at": "2026-12-01T02:00:00Z"}
     assert (params["every"], params["keep"], params["compress"]) == (14400.0, 5, "3")
     assert (params["bandwidth"], params["freeze_budget"]) == (25_000_000, 0.5)
+    assert params["free_space"] == "skip"
     assert params["valid_seconds"] == 604800.0
 
 

@@ -34,6 +34,7 @@ CREATE = [
     ("keep", int),
     ("bandwidth", int),
     ("compress", str),
+    ("free_space", str),
     ("freeze_budget", float),
     ("valid_seconds", float | None),
 ]

@@ -72,6 +72,7 @@ def test_only_editable_keys_are_changed() -> None:
     changes = {
         "bandwidth": 1000,
         "compress": "3",
+        "free_space": "skip",
         "freeze_budget": 1,
         "every": None,
         "keep": 7,

@@ -1,0 +1,233 @@
+"""What of a disk nobody uses, so that it need not travel: free space and the inside of swap areas.
+
+A mounted ext4 or xfs lists its free space (``FS_IOC_GETFSMAP``, ioctl_getfsmap(2)). It may be
+left out because of the order: writes are tracked first, then the filesystem is asked, and only
+then is what it named free taken out of the dirty map, by the thread that also drains the tracker.
+Whatever is allocated after the question and written is marked by a later drain. What is allocated
+and not written (preallocation) has no content that a filesystem would show.
+
+An active swap area holds what the next boot does not ask for; only its header, by which it is
+recognised, is of use. ``/proc/swaps`` is read after the tracker has handed over: what it handed
+over had been written before, and a swap area that is active now makes nothing of what was there.
+
+Neither is true of the past of a disk: the content of deleted files does not come along. And the
+copy is not identical byte for byte to the disk, which is why it can be forbidden.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import re
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from replicad.freeze.blockgraph import number
+from replicad.freeze.mounts import FrozenMount
+
+FS_IOC_GETFSMAP = 0xC0C0583B
+"""_IOWR('X', 59, struct fsmap_head), linux/fsmap.h."""
+
+FMR_OWN_FREE = 1
+"""FMR_OWNER(0, 1): free space; the same number for every filesystem."""
+
+FMR_OF_SPECIAL_OWNER, FMR_OF_LAST = 0x10, 0x20
+
+ASKED = frozenset({"ext4", "xfs"})
+"""Kinds that answer, and whose offsets are those of their one device."""
+
+RECORDS = 4096
+"""Records of one answer: 256 KiB."""
+
+SHORTEST = 64 << 10
+"""bytes; shorter runs of free space are copied: they cost less than they take to look up."""
+
+SWAP_HEADER = 64 << 10
+"""bytes at the beginning of a swap area that are kept: a page, on every architecture."""
+
+SECTOR = 512
+"""sysfs gives places in units of this."""
+
+_HEAD = struct.Struct("=4I48x")
+_RECORD = struct.Struct("=2I4Q24x")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+Range = tuple[int, int]
+"""(offset, length) in bytes of the whole disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """``length`` bytes from ``offset`` on of the whole disk ``device`` (``major:minor``)."""
+
+    device: str
+    offset: int
+    length: int
+
+
+def area_of(device: str, sysfs: Path = Path("/sys")) -> Area | None:
+    """Where a disk or partition (``major:minor``) lies; None: it is gone, or not one of these."""
+    base = sysfs / "dev/block" / device
+    try:
+        length = int((base / "size").read_text()) * SECTOR
+        if not (base / "partition").exists():
+            return Area(device, 0, length)
+        offset = int((base / "start").read_text()) * SECTOR
+        return Area((base.resolve().parent / "dev").read_text().strip(), offset, length)
+    except (OSError, ValueError):
+        return None
+
+
+# --- swap -------------------------------------------------------------------------------------
+
+
+def swap_devices(text: str) -> list[str]:
+    """Paths of the block devices in the text of ``/proc/swaps`` (pure)."""
+    lines = [line.split() for line in text.splitlines()[1:]]
+    return [
+        _OCTAL.sub(lambda match: chr(int(match[1], 8)), words[0])
+        for words in lines
+        if len(words) >= 5 and words[1] == "partition"
+    ]
+
+
+def swap_areas(swaps: Path = Path("/proc/swaps"), sysfs: Path = Path("/sys")) -> list[Area]:
+    """What lies behind the headers of the active swap areas. One that cannot be found on a disk
+    is not among them. It opens nothing that can be frozen."""
+    found = []
+    try:
+        names = swap_devices(swaps.read_text(encoding="utf-8", errors="surrogateescape"))
+    except OSError:
+        return []
+    for name in names:
+        with contextlib.suppress(OSError):
+            area = area_of(number(os.stat(name).st_rdev), sysfs)
+            if area is not None and area.length > SWAP_HEADER:
+                found.append(
+                    Area(area.device, area.offset + SWAP_HEADER, area.length - SWAP_HEADER)
+                )
+    return found
+
+
+# --- free space -------------------------------------------------------------------------------
+
+
+def question(count: int, last: bytes = bytes(_RECORD.size)) -> bytearray:
+    """A request for ``count`` records after ``last``, the last one of the answer before."""
+    everything = _RECORD.pack(0xFFFFFFFF, 0xFFFFFFFF, *[0xFFFFFFFFFFFFFFFF] * 3, 0)
+    head = _HEAD.pack(0, 0, count, 0) + last + everything
+    return bytearray(head) + bytearray(count * _RECORD.size)
+
+
+def answered(answer: bytes | bytearray, device: int) -> tuple[list[Range], bytes | None]:
+    """The free ranges of one answer, within the filesystem's device, and the record after which
+    to ask on; None: that was all (pure).
+
+    Args:
+        device: the filesystem's device number; what lies on another one is not ours.
+    """
+    entries = _HEAD.unpack_from(answer)[3]
+    begin = _HEAD.size + 2 * _RECORD.size
+    entries = min(entries, (len(answer) - begin) // _RECORD.size)
+    found: list[Range] = []
+    flags, at = FMR_OF_LAST, begin
+    for at in range(begin, begin + entries * _RECORD.size, _RECORD.size):
+        where, flags, physical, owner, _, length = _RECORD.unpack_from(answer, at)
+        special = flags & FMR_OF_SPECIAL_OWNER
+        if special and owner == FMR_OWN_FREE and where == device and length >= SHORTEST:
+            found.append((physical, length))
+    if not entries or flags & FMR_OF_LAST:
+        return found, None
+    return found, bytes(answer[at : at + _RECORD.size])
+
+
+def free_ranges(fd: int, device: int) -> Iterator[Range]:
+    """Free space of the filesystem that ``fd`` is open on, in bytes of its device.
+
+    Raises:
+        OSError: it does not answer.
+    """
+    last: bytes | None = bytes(_RECORD.size)
+    while last is not None:
+        answer = question(RECORDS, last)
+        fcntl.ioctl(fd, FS_IOC_GETFSMAP, answer)
+        ranges, last = answered(answer, device)
+        yield from ranges
+
+
+def free_space(device: str, mounts: Iterable[FrozenMount]) -> FreeSpace:
+    """What the mounted filesystems that lie directly on the disk ``device`` (``major:minor``) do
+    not use now. One that does not answer, or lies on something else in between, has nothing.
+    """
+    found = FreeSpace()
+    for mount in mounts:
+        area = area_of(mount.device)
+        if mount.kind not in ASKED or area is None or area.device != device:
+            continue
+        before = len(found)
+        try:
+            fd = _open(mount)
+            try:
+                for offset, length in free_ranges(fd, os.fstat(fd).st_dev):
+                    if offset + length <= area.length:
+                        found.add(area.offset + offset, length)
+            finally:
+                os.close(fd)
+        except OSError:
+            found.forget(before)
+    return found
+
+
+class FreeSpace:
+    """Many ranges of bytes, in 16 bytes each."""
+
+    def __init__(self) -> None:
+        self._numbers = array.array("Q")
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 2
+
+    def __iter__(self) -> Iterator[Range]:
+        numbers = self._numbers
+        return zip(numbers[::2], numbers[1::2], strict=True)
+
+    def add(self, offset: int, length: int) -> None:
+        """One more."""
+        self._numbers.extend((offset, length))
+
+    def forget(self, after: int) -> None:
+        """All but the first ``after`` ranges."""
+        del self._numbers[2 * after :]
+
+
+def _open(mount: FrozenMount) -> int:
+    """The filesystem itself, whatever has been mounted over its path since.
+
+    Raises:
+        OSError: it cannot be reached.
+    """
+    for path, _ in mount.ways:
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            if number(os.fstat(fd).st_dev) == mount.device:
+                return fd
+            os.close(fd)
+    raise OSError(0, f"{mount.point} cannot be reached")
+
+
+def inner(ranges: Iterable[Range], granule: int, size: int) -> Iterator[Range]:
+    """The granules ``(first, count)`` that lie wholly within byte ranges of a disk of ``size``
+    bytes (pure)."""
+    for offset, length in ranges:
+        first, end = -(-offset // granule), min(offset + length, size) // granule
+        if first < end:
+            yield first, end - first
+
+
+def on_disk(areas: Sequence[Area], device: str) -> list[Range]:
+    """Those of some areas that lie on one disk."""
+    return [(area.offset, area.length) for area in areas if area.device == device]
