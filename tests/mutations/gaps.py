@@ -156,8 +156,8 @@ GAPS = (
         "what-flies-when-events-were-missed-is-not-sent-again",
         4,
         MAP,
-        "            self._mark_flying(first, count)\n            return self._suspect",
-        "            return self._suspect",
+        "            self._mark_flying(first, count)\n            new = self._suspect",
+        "            new = self._suspect",
         f"{DIRTYMAP}::test_what_was_in_flight_when_events_were_missed_is_sent_again",
     ),
     one(

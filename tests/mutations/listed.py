@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutations import checkpoints, freezing, gaps, sessions, wire, writes
+from tests.mutations import checkpoints, freezing, gaps, leaving, sessions, wire, writes
 from tests.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -11,6 +11,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *gaps.GAPS,
     *gaps.BEFORE,
     *gaps.TRACKER,
+    *leaving.LEAVING_OUT,
     *freezing.FREEZE,
     *freezing.ENGINE,
     *sessions.ACKS,
