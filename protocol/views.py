@@ -89,7 +89,8 @@ class JobView(View, frozen=True):
     ``connected``: the source's control connection stands. ``held``: the intermediate disks
     stay at the last checkpoint until ``job resume``. ``outcome``: '', 'cutover' or
     'cancelled'. ``bandwidth`` is bytes per second, 0 for unlimited. ``convergence`` is 'unknown'
-    while the source is not connected.
+    while the source is not connected. ``sync_seconds``: what bringing data to stable storage
+    takes, ``group_seconds`` for how long it gathers before; both only while a session is open.
     """
 
     id: str
@@ -118,6 +119,8 @@ class JobView(View, frozen=True):
     next_sync: str | None
     created: str
     valid_until: str | None
+    sync_seconds: float | None
+    group_seconds: float | None
     disks: tuple[DiskView, ...]
     checkpoint: CheckpointView | None
     verified: VerifiedView | None
@@ -222,7 +225,8 @@ class ReadingView(View, frozen=True):
 
 class JobStatus(View, frozen=True):
     """The job as the source sees it: a JobReport in the words of ``status``. ``connections``: data
-    connections of the present session, more on a long line; 0 while there is none."""
+    connections of the present session, more on a long line; 0 while there is none.
+    ``extent_bytes``: the largest extent that is sent at once, smaller on a slow line."""
 
     id: str
     name: str
@@ -237,6 +241,7 @@ class JobStatus(View, frozen=True):
     compression: CompressionView
     reading: tuple[ReadingView, ...]
     connections: int
+    extent_bytes: int
     sentence: str
     convergence: Convergence
     error: ErrorInfo | None

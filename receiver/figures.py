@@ -16,6 +16,7 @@ from protocol.errors import UNKNOWN_JOB
 if TYPE_CHECKING:
     from protocol.wire.jobs import JobReport
     from receiver.catalog import JobRow
+    from receiver.grouping import Grouping
     from receiver.sessions import Sessions
 
 KEEP_REPORT_SECONDS = 10.0
@@ -90,6 +91,11 @@ class Figures:
         before = self._before.get(job, (0, 0))
         logical, wire = self.sessions.bytes_of(job)
         return before[0] + logical, before[1] + wire
+
+    def grouping(self, job: str) -> Grouping | None:
+        """How its data is brought to stable storage; None while no session is open."""
+        session = self.sessions.of_job(job)
+        return session.grouping if session is not None else None
 
     def last_words(self) -> list[JobReport]:
         """The reports of all jobs, with their bytes: to be kept when the daemon ends."""

@@ -86,7 +86,8 @@ class Manager:
         )
         presence = Presence(self._told.connected(job.source), seen, self._clock())
         report, received = self.figures.report(job), self.figures.received(job)
-        return job_view(job, disks, checkpoint, report, presence, received)
+        grouping = self.figures.grouping(job.id)
+        return job_view(job, disks, checkpoint, report, presence, received, grouping)
 
     async def order(self, source: str) -> JobOrder:
         """What is wanted of a source now."""

@@ -18,6 +18,8 @@ _GAUGES = (
     ("receiver_speed_bytes_per_second", "Logical bytes per second.", "speed_bytes_per_second"),
     ("receiver_remaining_seconds", "Until the present pass ends.", "remaining_seconds"),
     ("receiver_lag_seconds", "Age of the oldest change not yet held.", "lag_seconds"),
+    ("receiver_sync_seconds", "What bringing data to stable storage takes.", "sync_seconds"),
+    ("receiver_sync_group_seconds", "For which data waits for others before.", "group_seconds"),
     ("receiver_epoch", "The last committed checkpoint.", "epoch"),
 )
 _COUNTERS = (

@@ -35,6 +35,7 @@ from protocol.wire.frames import Ack
 from protocol.wire.limits import CONNECTIONS_MAX, HEARTBEAT
 from receiver.datapath import DataConnection
 from receiver.evidence import Left
+from receiver.grouping import Grouping
 
 if TYPE_CHECKING:
     import socket
@@ -45,10 +46,6 @@ if TYPE_CHECKING:
     from protocol.wire.crypto import SessionKeys
     from receiver.disk import IntermediateDisk
     from receiver.memory import Memory
-
-SYNC_SECONDS = 0.05
-"""Seconds that written data may wait for its sync: long enough to form a group, short enough
-that the source's window stays small."""
 
 SYNC_BYTES = 32 << 20
 """Bytes after which a sync begins at once."""
@@ -69,6 +66,7 @@ class Session:
 
     Attributes:
         closed: set when nothing of it is left.
+        grouping: how long written data waits for its sync.
         still: the disks stand at a checkpoint; content that comes now breaks the protocol.
     """
 
@@ -93,6 +91,7 @@ class Session:
         self.disks = dict(disks)
         self.fault: Fault | None = None
         self.still = False
+        self.grouping = Grouping()
         self.closed = asyncio.Event()
         self._memory = memory
         self._durable: dict[int, int] = {}
@@ -251,7 +250,7 @@ class Session:
 
     async def _gather(self) -> None:
         """Let a group form: until it is large, or old, or somebody waits for it."""
-        deadline = time.monotonic() + SYNC_SECONDS
+        deadline = time.monotonic() + self.grouping.seconds
         while self._unsynced < SYNC_BYTES and not self._urgent and not self._closing:
             self._wake.clear()
             try:
@@ -271,10 +270,12 @@ class Session:
             return
         crash.here("sync.gathered")
         self._durable.update((c.index, sequence + 1) for c, sequence in written.items())
+        begun = time.monotonic()
         try:
             await self.sync(dict(self._durable))
         except Fault:
             return
+        self.grouping.synced(time.monotonic() - begun)
         crash.here("sync.done")
         for connection, sequence in written.items():
             connection.acked = sequence

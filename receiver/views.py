@@ -8,6 +8,7 @@ from protocol.units import format_instant, instant_of
 from protocol.views import CheckpointView, DiskView, IntermediateView, JobView, SourceView
 from protocol.wire.jobs import Convergence, DiskReport, JobReport
 from receiver.catalog import CheckpointRow, DiskRow, JobRow, SourceRow
+from receiver.grouping import Grouping
 from receiver.verification import differs, verified_view
 
 _WORKING = frozenset({"preparing", "syncing", "checkpointing"})
@@ -60,6 +61,7 @@ def job_view(
     report: JobReport | None,
     presence: Presence,
     received: tuple[int, int],
+    grouping: Grouping | None = None,
 ) -> JobView:
     """A job as ``job show`` prints it.
 
@@ -69,6 +71,7 @@ def job_view(
             sentence that says since when; nothing moves, nothing is in flight, and changes
             that nobody reports grow older.
         received: logical and wire bytes of all its sessions.
+        grouping: of its session, if one is open.
     """
     working = job.state in _WORKING and presence.connected
     following = presence.connected and job.state not in {"finished", "expired"}
@@ -103,6 +106,8 @@ def job_view(
         next_sync=text(job.next_sync),
         created=text(job.created) or "",
         valid_until=text(job.valid_until),
+        sync_seconds=grouping.sync_seconds if grouping else None,
+        group_seconds=grouping.seconds if grouping else None,
         disks=tuple(
             disk_view(disk, by_path.get(disk.source_path), connected=presence.connected)
             for disk in disks

@@ -50,8 +50,25 @@ class BatchLimits:
             raise ValueError(f"not usable as limits: {self}")
 
 
+EXTENT_SECONDS = 0.25
+"""What one extent may take on the line: on a slow one a whole MiB would hold up everything behind
+it, make a bandwidth limit a row of bursts, and be sent again as a whole after a cut."""
+
+EXTENT_LEAST = 64 << 10
+"""bytes; below that a frame costs more than it is worth."""
+
 DATA_LIMITS = BatchLimits()
 COMPARE_LIMITS = BatchLimits(batch_bytes=16 << 20)
+
+
+def extent_for(rate: float | None) -> int:
+    """Bytes of one extent on a line that carries ``rate`` bytes of content per second; None: not
+    known. As large as the protocol has it where the line is fast: a hop between threads for each
+    extent is what costs there (pure)."""
+    if rate is None:
+        return DATA_LIMITS.batch_bytes
+    fitting = max(1, int(rate * EXTENT_SECONDS))
+    return min(DATA_LIMITS.batch_bytes, max(EXTENT_LEAST, 1 << fitting.bit_length() - 1))
 
 
 def cut(starts: Index, ends: Index, extent: int) -> tuple[Index, Index]:
@@ -136,6 +153,14 @@ class Sweep:
         """The next batch, already in flight; None at the end of the pass."""
         return next(iter(self.take_many(1)), None)
 
+    def resize(self, batch_bytes: int) -> None:
+        """Batches from now on have at most so many bytes, a power of two."""
+        full = max(1, batch_bytes // self._map.granule)
+        if full != self._full:
+            with self._lock:
+                self._full = full
+                self._divide = partial(self._divide, granules=full)
+
     def take_many(self, at_most: int) -> Sequence[Batch]:
         """Up to ``at_most`` next batches, already in flight; empty at the end of the pass.
 
@@ -143,8 +168,8 @@ class Sweep:
         """
         # One batch more is looked for: what was found may end in the middle of a piece, and
         # that piece must be none of those that are taken.
-        wanted = (at_most + 1) * self._full
         with self._lock:
+            wanted = (at_most + 1) * self._full
             batches = self._map.take(
                 self._kind, self.cursor, wanted, lambda found: self._divide(found, at_most)
             )
@@ -185,6 +210,7 @@ __all__ = [
     "Sweep",
     "cut",
     "divide",
+    "extent_for",
     "group",
     "take_everything",
 ]

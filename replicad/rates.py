@@ -156,23 +156,27 @@ class SendMeter:
         self._at: float | None = None
         self._before = self._sweep = Sent()
         self._limit = 0
+        self._mixed = False
         self._ratio = 1.0
 
     def begin(self, now: float, sent: Sent) -> None:
         """There is something to send, from ``now`` (monotonic seconds) on."""
         self._at, self._before, self._sweep = now, sent, sent
+        self._mixed = False
 
     def sample(self, now: float, sent: Sent) -> None:
         """It still goes on: called now and then, so that a long pass is not a blind one."""
-        if self._at is not None and now - self._at >= LEAST_SECONDS:
-            self._take(now - self._at, sent.since(self._before))
-            self._at, self._before = now, sent
+        if self._at is not None and (self._mixed or now - self._at >= LEAST_SECONDS):
+            if not self._mixed:
+                self._take(now - self._at, sent.since(self._before))
+            self._at, self._before, self._mixed = now, sent, False
 
     def end(self, now: float, sent: Sent) -> None:
         """All of it has been answered, or the transfer has failed."""
         if self._at is not None:
             seconds, carried = now - self._at, sent.since(self._before)
-            if seconds >= LEAST_SECONDS or carried.logical >= LEAST_BYTES:
+            tells = seconds >= LEAST_SECONDS or carried.logical >= LEAST_BYTES
+            if tells and not self._mixed:
                 self._take(seconds, carried)
             # Only now is all that was sent answered, too.
             whole = sent.since(self._sweep)
@@ -194,6 +198,7 @@ class SendMeter:
         if limit != self._limit:
             if self._limit and (limit > self._limit or not limit):
                 self._stretches.clear()
+                self._mixed = True  # what has been sent since the last sample was sent under both
             self._limit = limit
 
     @property

@@ -25,6 +25,7 @@ from protocol.views import (
 )
 from protocol.wire.jobs import DiskReport, JobOrder, JobReport
 from replicad.compression import Choice, level_of
+from replicad.planner import extent_for
 from replicad.verification import Tally
 
 
@@ -89,6 +90,7 @@ def job_status(order: JobOrder, report: JobReport, now: Snapshot) -> JobStatus:
         compression=now.compression,
         reading=now.reading,
         connections=now.connections,
+        extent_bytes=extent_for(report.convergence.send_bytes_per_second),
         sentence=report.sentence,
         convergence=report.convergence,
         error=report.error,

@@ -16,9 +16,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from protocol.local.drawdisks import disks
 from protocol.local.drawing import (
     NONE,
-    bar,
     duration,
     facts,
     instant,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
         CheckpointResult,
         CheckpointView,
         CompressionView,
-        DiskView,
         EstimateView,
         IntermediateView,
         JobStatus,
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
         SourceView,
         VerifiedView,
     )
-    from protocol.wire.jobs import Convergence, DiskInfo, ErrorInfo, Recovery
+    from protocol.wire.jobs import Convergence, DiskInfo, ErrorInfo
 
 RANGES = 12
 """Differing ranges of a verification that are drawn; --json has more."""
@@ -107,6 +106,7 @@ def job(view: JobView) -> RenderableType:
         *_progress(view),
         ("limit", Text(f"{format_limit(view.bandwidth)}, compression {view.compress}")),
         ("freeze", Text(f"at most {duration(view.freeze_budget)}")),
+        *([("syncs", _syncs(view))] if view.sync_seconds is not None else []),
         ("schedule", Text(_schedule(view))),
         ("created", instant(view.created)),
         ("valid until", instant(view.valid_until)),
@@ -147,6 +147,12 @@ def _convergence(said: Convergence) -> Text:
     return plain(said.sentence, "bold yellow" if said.state == "not converging" else "")
 
 
+def _syncs(view: JobView) -> Text:
+    """How the receiver brings to stable storage what comes."""
+    group, sync = milliseconds(view.group_seconds or 0.0), milliseconds(view.sync_seconds or 0.0)
+    return Text(f"take {sync}, groups form for {group}")
+
+
 def _schedule(view: JobView) -> str:
     if view.every is None:
         return "continuous"
@@ -165,48 +171,6 @@ def _checkpoint(view: CheckpointView | None) -> list[RenderableType]:
     sentence = f"checkpoint {view.epoch} ({view.consistency}) of {instant(view.taken)}, frozen "
     kept = f": {view.preserved}" if view.preserved else ""
     return [Text(), plain(f"{sentence}{milliseconds(view.frozen_seconds)}{kept}")]
-
-
-def disks(views: Sequence[DiskView]) -> RenderableType:
-    """The disks of a job, with the progress of the pass that each is in."""
-    columns = ("disk", "size", "pass", "progress", "dirty", "tracker", "intermediate")
-    table = table_of(*columns, right=("size", "dirty"))
-    for view in views:
-        moving = view.pass_ in ("full", "compare", "delta")
-        table.add_row(
-            plain(view.path if view.device == view.path else f"{view.path} (now {view.device})"),
-            format_size(view.size)
-            + (f", {format_size(unused)} unused" if (unused := view.left_out_bytes) else ""),
-            plain(view.pass_),
-            bar(view.transferred_bytes, view.total_bytes) if moving else Text(NONE),
-            format_size(view.dirty_bytes + view.in_flight_bytes),
-            plain(f"{view.tracker} ({view.trust})" if view.trust else view.tracker),
-            plain(view.intermediate),
-        )
-    bad = [_unreadable(view) for view in views if view.unreadable_bytes]
-    lines = [recovery(view.path, view.recovery) for view in views if view.recovery]
-    return Group(table, *bad, Text(), *lines) if lines else Group(table, *bad)
-
-
-def _unreadable(view: DiskView) -> RenderableType:
-    """Where a disk cannot be read: what an administrator looks for in dmesg."""
-    places = [f"{each.offset}-{each.offset + each.length}" for each in view.unreadable]
-    more = "" if sum(e.length for e in view.unreadable) == view.unreadable_bytes else ", ..."
-    return plain(
-        f"{view.path}: {format_size(view.unreadable_bytes)} cannot be read, at bytes "
-        f"{', '.join(places)}{more}; tried again by itself, no checkpoint until then",
-        "bold red",
-    )
-
-
-def recovery(path: str, value: Recovery) -> RenderableType:
-    """How a disk's copy was taken up the last time, and what that has cost."""
-    cost = f"{format_size(value.bytes_read)} read, {format_size(value.bytes_sent)} sent"
-    end = f", ended {instant(value.ended)}" if value.ended else ", goes on"
-    style = "" if value.ended or value.grade == "intact" else "yellow"
-    return plain(
-        f"{path}: {value.grade} since {instant(value.since)}, {value.reason}; {cost}{end}", style
-    )
 
 
 def checkpoint(view: CheckpointResult) -> RenderableType:
@@ -359,7 +323,8 @@ def status(view: SourceStatus) -> RenderableType:
     rows.append(("job", plain(f"{view.job.name} ({view.job.id})")))
     rows += _progress(view.job)
     rows.append(("limit", Text(format_limit(view.job.bandwidth))))
-    rows.append(("connections", Text(str(view.job.connections))))
+    sending = f"{view.job.connections}, extents of {format_size(view.job.extent_bytes)}"
+    rows.append(("connections", Text(sending)))
     rows.append(("compression", plain(_compression(view.job.compression))))
     rows += [
         ("reading", plain(f"{each.path} for {each.share:.0%} of the time: {each.because}"))

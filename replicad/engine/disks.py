@@ -25,6 +25,7 @@ from replicad.engine.leaving import Leaving
 from replicad.finding import find_disks
 from replicad.freeze.mounts import mounts_to_freeze
 from replicad.jobdisk import JobDisk
+from replicad.planner import extent_for
 from replicad.threads import to_end
 from replicad.tracker import CannotTrack, EbpfTracker, NoTracker, TrackedDisk
 
@@ -136,6 +137,10 @@ class DiskSet:
             disk.attach(self._directory, self.job, opened, mine, self._tracker)
 
     # --- tracking -----------------------------------------------------------------------------
+
+    def extent_bytes(self) -> int:
+        """The size of an extent that suits the line as it is now."""
+        return extent_for(self._outlook.sending.capacity if self._outlook else None)
 
     @property
     def tracked(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from protocol.local import log
 from replicad.dirtymap import Batch
@@ -34,8 +34,9 @@ _log = log.get("pass")
 class DiskSweep:
     """What is left to plan on one disk."""
 
-    def __init__(self, disk: JobDisk) -> None:
+    def __init__(self, disk: JobDisk, extent: Callable[[], int]) -> None:
         self._disk = disk
+        self._extent = extent
         self._map = disk.live_map
         self._data = Sweep(self._map, disk.number, "data")
         self._compare = Sweep(self._map, disk.number, "compare")
@@ -43,6 +44,7 @@ class DiskSweep:
 
     def take(self) -> Sequence[Work]:
         """More work, already in flight; empty when this disk's part of the pass is planned."""
+        self._data.resize(self._extent())
         if not self._data.done and (batches := self._data.take_many(TAKE)):
             return [self._work(batch, "data") for batch in batches]
         if self._compare.done or not self._map.suspect_granules:
@@ -68,7 +70,9 @@ class JobSweep:
     def __init__(self, disks: DiskSet, *, whole: bool = False) -> None:
         self._disks = disks
         self._whole = whole
-        self._left = deque(DiskSweep(disk) for disk in disks.disks if disk.differs)
+        self._left = deque(
+            DiskSweep(disk, disks.extent_bytes) for disk in disks.disks if disk.differs
+        )
 
     def refill(self) -> Sequence[Work]:
         """What sender threads are driven with."""

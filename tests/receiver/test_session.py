@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from protocol.errors import Fault, PeerFault
 from protocol.wire.data import DataHello
 from protocol.wire.frames import Ack, Frame, Ready
-from receiver import session as module
 from receiver.session import Session
 from tests.support.datalink import GRANULE, KEYS, Harness, Link, disk_fault
 
@@ -368,9 +367,7 @@ async def play(  # noqa: C901 - one branch a step
             await session.close()
 
 
-def test_bytes_are_counted_beyond_the_life_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SYNC_SECONDS", 0.0)
-
+def test_bytes_are_counted_beyond_the_life_of_a_connection() -> None:
     async def work() -> None:
         async with opened(Harness(), links=2) as (session, links):
             for link in links:

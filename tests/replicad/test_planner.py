@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replicad.comparison import differing, differing_granules
 from replicad.dirtymap import Batch, DirtyMap, Found, Header
-from replicad.planner import NotSettledError, Sweep, divide, take_everything
+from replicad.planner import NotSettledError, Sweep, divide, extent_for, take_everything
 
 GRANULES = st.sets(st.integers(0, 700), min_size=1, max_size=300)
 
@@ -83,3 +83,20 @@ def test_a_final_set_needs_quiet(tmp_path: Path) -> None:
     held.compared(compared, (), 0.0)
     assert [covered(batch) for batch in take_everything(held, 0)] == [[3]]
     held.close()
+
+
+@pytest.mark.parametrize(
+    ("rate", "size"),
+    [
+        (None, 1 << 20),
+        (0.0, 64 << 10),
+        (125_000.0, 64 << 10),
+        (524_288.0, 128 << 10),
+        (1_000_000.0, 128 << 10),
+        (3.9e6, 512 << 10),
+        (4.2e6, 1 << 20),
+        (1e12, 1 << 20),
+    ],
+)
+def test_an_extent_takes_a_quarter_of_a_second_at_most(rate: float | None, size: int) -> None:
+    assert extent_for(rate) == size

@@ -152,3 +152,15 @@ def test_what_was_measured_under_a_lower_limit_is_forgotten() -> None:
     assert meter.capacity == 30 * MB
     meter.set_limit(0)
     assert meter.capacity is None
+
+
+def test_a_limit_that_is_lifted_within_a_pass_says_nothing_of_what_comes() -> None:
+    meter = SendMeter()
+    meter.set_limit(1 * MB)
+    meter.begin(0.0, Sent())
+    meter.sample(10.0, Sent(10 * MB, 0, 10 * MB))
+    meter.set_limit(0)
+    meter.sample(12.0, Sent(30 * MB, 0, 30 * MB))  # half of it was sent under the limit
+    assert meter.capacity is None
+    meter.end(13.0, Sent(130 * MB, 0, 130 * MB))
+    assert meter.capacity == 100 * MB

@@ -86,6 +86,8 @@ JOB: dict[str, Any] = {
     "next_sync": None,
     "created": "2026-11-22T04:05:06Z",
     "valid_until": None,
+    "sync_seconds": 0.004,
+    "group_seconds": 0.016,
     "disks": [DISK],
     "checkpoint": {**CHECKPOINT, "taken": "2026-11-22T05:00:00Z"},
     "verified": VERIFIED,
@@ -160,6 +162,7 @@ SOURCE_JOB: dict[str, Any] = {
         }
     ],
     "connections": 4,
+    "extent_bytes": 1 << 20,
     "reconnects": 0,
 }
 STATUS: dict[str, Any] = {

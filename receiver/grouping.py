@@ -1,0 +1,44 @@
+"""How long written data waits for others before all of it is brought to stable storage. Pure.
+
+A sync of a fast disk takes less than a millisecond, one of a hard disk with other users a fifth of
+a second. Waiting for a group longer than the sync takes makes the source wait for answers that it
+could have; waiting less makes a slow disk do nothing but sync. So a group may form for a few times
+as long as syncs have taken lately, and syncing takes a bounded share of the time. (A database that
+groups its commits asks the same question: PostgreSQL's ``commit_delay``.)
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FIRST_SECONDS: Final = 0.05
+"""Before a sync has been seen."""
+
+LEAST_SECONDS: Final = 0.01
+MOST_SECONDS: Final = 0.4
+"""The source's window is answered in time even where the disk is slow: 64 MiB at 100 MB/s."""
+
+TIMES: Final = 4.0
+"""A group forms this many times as long as a sync takes: then a fifth of the time goes to syncs."""
+
+WEIGHT: Final = 0.2
+"""Of the newest sync in what they take lately: one that is late changes little, five do."""
+
+
+class Grouping:
+    """Of one session.
+
+    Attributes:
+        sync_seconds: what a sync has taken lately; 0 before the first.
+        seconds: how long a group may form.
+    """
+
+    def __init__(self) -> None:
+        self.sync_seconds = 0.0
+        self.seconds = FIRST_SECONDS
+
+    def synced(self, took: float) -> None:
+        """A sync has taken so many seconds."""
+        before = self.sync_seconds or took
+        self.sync_seconds = before + WEIGHT * (took - before)
+        self.seconds = min(MOST_SECONDS, max(LEAST_SECONDS, TIMES * self.sync_seconds))

@@ -1,0 +1,32 @@
+"""What adapts to the line and to the storage is seen where administrators look."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.loops import MIB
+from tests.support.pair import pair, same_content, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+
+
+def test_extents_are_small_on_a_slow_line_and_groups_follow_the_storage(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(os.urandom(24 * MIB))
+    with pair([str(image)]) as both:
+        both.create("--bandwidth", "4Mbit")
+        until(lambda: (both.status()["job"] or {}).get("extent_bytes") == 64 << 10, what="64 KiB")
+        until(lambda: both.show()["sync_seconds"], what="a sync")
+        shown = both.show()
+        bounds = max(0.01, min(0.4, 4 * shown["sync_seconds"]))
+        assert shown["group_seconds"] == pytest.approx(bounds)
+        # Half a second of such a line at most is on its way at once, not 2 s of it.
+        assert shown["disks"][0]["in_flight_bytes"] < 24 * MIB
+        both.receiver.run("job", "set", both.job, "bandwidth=0")
+        both.synced()
+        until(lambda: both.status()["job"]["extent_bytes"] == 1 << 20, what="1 MiB")
+        assert same_content(both.intermediate(), image)
+        both.metric("receiver", "receiver_sync_group_seconds", both.show()["group_seconds"])
