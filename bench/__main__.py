@@ -32,7 +32,7 @@ from bench.telling import SCHEMA, as_dict, machine, table
 QUESTIONS = (
     *("full_pass", "mixed_image", "delta", "compare_pass", "cpu"),
     *("tracker_cost", "freeze", "memory", "drain", "idle_sources", "many_jobs"),
-    *("long_line", "free_space", "foreground"),
+    *("long_line", "free_space", "foreground", "stages"),
 )
 CAMPAIGNS = ("kills", "wire")
 """They compare nothing: they look for what breaks, and say how long it took to mend itself."""
