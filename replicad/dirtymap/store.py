@@ -1,8 +1,9 @@
 """The file behind a dirty map: header area, the bitmaps, checksums of their pages; mapped.
 
 The file lies in a tmpfs (``/run``): it survives the process, not the boot, and never dirties
-the disk that it describes. It is sparse: pages appear when bits are set. A tmpfs that is full
-kills a process that touches a new page (SIGBUS), so creation asks for room for the whole map.
+the disk that it describes. Its room is taken when it is made: a tmpfs that is full kills a process
+that touches a page for which there is none (SIGBUS), and others fill /run, too. Of that room the
+kernel knows which pages were never touched (SEEK_DATA), so an empty map is not read.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ DAMAGED = "the daemon's record of what was written is damaged"
 
 
 def file_size(header: Header) -> int:
-    """Bytes of the file (of which only touched pages take memory)."""
+    """Bytes of the file."""
     return HEADER_BYTES + BITMAPS * _bitmap_bytes(header) + _sums_bytes(header)
 
 
@@ -87,8 +88,7 @@ class MapFile:
         fresh.unlink(missing_ok=True)
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            _require_room(fd, path, file_size(header))
-            os.ftruncate(fd, file_size(header))
+            _take_room(fd, path, file_size(header))
             os.pwrite(fd, encode_slot(header, 1), slot_offset(1))
             crash.here("map.unnamed")
             fresh.replace(path)
@@ -175,11 +175,16 @@ def _disbelief(fd: int, header: Header) -> str | None:
     return None
 
 
-def _require_room(fd: int, path: str, needed: int) -> None:
-    system = os.fstatvfs(fd)
-    free = system.f_bavail * system.f_frsize
-    if free < needed:
-        raise RUNTIME_FULL.fault(path=path, free=free, needed=needed)
+def _take_room(fd: int, path: str, needed: int) -> None:
+    try:
+        os.posix_fallocate(fd, 0, needed)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.ftruncate(fd, 0)
+        system = os.fstatvfs(fd)
+        free = system.f_bavail * system.f_frsize
+        raise RUNTIME_FULL.fault(path=path, free=free, needed=needed) from error
 
 
 def _filled_pages(fd: int, size: int) -> Iterator[tuple[int, int]]:
