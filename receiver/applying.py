@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from receiver.decoder import Decoder
     from receiver.disk import IntermediateDisk
 
+HOLE_LEAST = 256 << 10
+"""Bytes below which it is not asked whether they are a hole: reading zeros takes as long."""
+
 ZERO_STEP = 256 << 20
 """Bytes that are zeroed in one call: a device that must write them takes a second or less."""
 
@@ -99,6 +102,7 @@ class Applier:
         block = frame.block
         bits = bytearray(-(-block_count(frame) // 8))
         step = len(scratch) // block * block
+        theirs = bytes(payload)
         number = 0
         for offset, length, _ in frame.ranges:
             end = offset + length
@@ -106,18 +110,19 @@ class Applier:
                 self._refuse_if_over()
                 size = min(step, end - start)
                 ours = self._block_digests(disk, start, scratch[:size], block)
-                for mine in ours:
-                    at = number * DIGEST_SIZE
-                    if mine != payload[at : at + DIGEST_SIZE]:
-                        bits[number >> 3] |= 1 << (number & 7)
-                    number += 1
+                first, number = number, number + len(ours)
+                if b"".join(ours) == theirs[first * DIGEST_SIZE : number * DIGEST_SIZE]:
+                    continue
+                for at, mine in enumerate(ours, first):
+                    if mine != theirs[at * DIGEST_SIZE : (at + 1) * DIGEST_SIZE]:
+                        bits[at >> 3] |= 1 << (at & 7)
         return bytes(bits)
 
     def _block_digests(
         self, disk: IntermediateDisk, start: int, part: memoryview, block: int
     ) -> list[bytes]:
         size = len(part)
-        if disk.is_hole(start, size):
+        if size >= HOLE_LEAST and disk.is_hole(start, size):
             lengths = [min(block, size - at) for at in range(0, size, block)]
             return [_zero_digest(length, self._seed) for length in lengths]
         disk.read_into(start, part)

@@ -36,20 +36,22 @@ def differing(ranges: Sequence[Range], bits: bytes | memoryview, block: int) -> 
     if len(bits) != -(-count // 8):
         raise ValueError(f"{len(bits)} bytes of bits for {count} blocks")
     flags = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=count, bitorder="little")
-    found: list[Range] = []
-    at = 0
-    for offset, length in ranges:
-        blocks = -(-length // block)
-        found += _runs(flags[at : at + blocks], offset, length, block)
-        at += blocks
-    return found
-
-
-def _runs(flags: np.typing.NDArray[np.uint8], offset: int, length: int, block: int) -> list[Range]:
-    edges = np.flatnonzero(np.diff(flags, prepend=0, append=0))
-    bounds = np.minimum(edges * block, length).tolist()
-    pairs = zip(bounds[::2], bounds[1::2], strict=True)
-    return [(offset + low, high - low) for low, high in pairs]
+    if not flags.any():
+        return []
+    # For all ranges at once: a second answer has one for each block of 64 KiB.
+    offsets, lengths = np.array(ranges, dtype=np.int64).T
+    blocks = -(-lengths // block)
+    firsts = np.cumsum(blocks) - blocks
+    cut = np.zeros(count + 1, dtype=np.bool_)
+    cut[firsts] = cut[count] = True
+    alone = np.concatenate(([0], flags, [0])).astype(np.bool_)
+    begins = np.flatnonzero(alone[1:-1] & (~alone[:-2] | cut[:-1]))
+    ends = np.flatnonzero(alone[1:-1] & (~alone[2:] | cut[1:])) + 1
+    which = np.searchsorted(firsts, begins, side="right") - 1
+    lows = (begins - firsts[which]) * block
+    highs = np.minimum((ends - firsts[which]) * block, lengths[which])
+    starts = offsets[which] + lows
+    return list(zip(starts.tolist(), (highs - lows).tolist(), strict=True))
 
 
 def portions(

@@ -26,7 +26,7 @@ from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.frames import Ack, Diff, Digests, Fence, Ping, Segment, encode_meta
 from protocol.wire.limits import BUFFER, DIGEST_SIZE, LENGTH, PAYLOAD_MAX, TAG
 from protocol.wire.window import SendWindow
-from replicad.comparison import COARSE, FINE, block_count
+from replicad.comparison import COARSE, FINE, block_count, portions
 from replicad.compression import Tuner
 from replicad.courtesy import Courtesy
 from replicad.dirtymap import Batch
@@ -230,12 +230,14 @@ class Sender(threading.Thread):
         """Fill ``digests`` with those of the work's blocks."""
         digests.clear()
         digest, seed = xxhash.xxh3_128_digest, self._seed
-        for offset, length in work.ranges:
-            for start in range(offset, offset + length, PAYLOAD_MAX):
-                part = min(PAYLOAD_MAX, offset + length - start)
-                self._read(work, [(start, part)], plain)
-                for at in range(0, part, block):
-                    digests += digest(plain[at : min(at + block, part)], seed)
+        for some in portions(work.ranges, block, PAYLOAD_MAX // block, PAYLOAD_MAX // block):
+            self._read(work, some, plain)
+            at = 0
+            for _, length in some:
+                end = at + length
+                for start in range(at, end, block):
+                    digests += digest(plain[start : min(start + block, end)], seed)
+                at = end
 
     def _send(
         self,

@@ -209,9 +209,13 @@ def segments_mask(segments: tuple[tuple[int, int], ...]) -> tuple[Place, Words]:
     if len(segments) == 1:
         return range_mask(*segments[0])
     by_word: dict[int, int] = {}
-    for first, count in segments:
-        place, mask = range_mask(first, count)
-        for word, bits in zip(range(place.start, place.stop), mask.tolist(), strict=True):
-            by_word[word] = by_word.get(word, 0) | bits
+    for first, count in segments:  # without numpy: each is a granule or a few
+        word, bit = divmod(first, WORD_BITS)
+        left = count
+        while left > 0:
+            here = min(left, WORD_BITS - bit)
+            by_word[word] = by_word.get(word, 0) | ((1 << here) - 1) << bit
+            left -= here
+            word, bit = word + 1, 0
     index = np.fromiter(by_word, dtype=np.int64, count=len(by_word))
     return index, np.fromiter(by_word.values(), dtype=np.uint64, count=len(by_word))
