@@ -9,7 +9,7 @@ intermediate disk held it holds. That the source compares afterwards is the sour
 
 A device is not made larger by us. If it is large enough the job goes on in it; if not, it is
 refused by name, and an administrator may enlarge it: then it is still the same device, with more
-bytes.
+bytes. What these hold nobody knows, and the source is told so: it leaves nothing out there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from receiver.disk.safety import refuse_changed, refuse_too_small
 
 if TYPE_CHECKING:
     from receiver.catalog import Catalog, DiskRow
+
+ENLARGED = "the copy goes on in a part of its device that was not part of it before"
+"""Why it is not known what the intermediate disk holds."""
 
 _log = log.get("sessions")
 
@@ -54,8 +57,9 @@ def follow(catalog: Catalog, storage: Path, row: DiskRow, size: int) -> DiskRow:
 
 
 def _extend(catalog: Catalog, storage: Path, row: DiskRow, size: int) -> DiskRow:
+    reason = row.reason
     if row.kind == "device":
-        target = _larger_device(row, size)
+        target, reason = _larger_device(row, size), reason or ENLARGED
     else:
         catalog.disks.growing(row.job, row.number, size)
         crash.here("disk.growing")
@@ -69,9 +73,9 @@ def _extend(catalog: Catalog, storage: Path, row: DiskRow, size: int) -> DiskRow
             identity=row.target,
         )
         crash.here("disk.extended")
-    catalog.disks.grown(row.job, row.number, size, target)
+    catalog.disks.grown(row.job, row.number, size, target, reason)
     crash.here("disk.grown")
-    return msgspec.structs.replace(row, size=size, target=target, growing=None)
+    return msgspec.structs.replace(row, size=size, target=target, growing=None, reason=reason)
 
 
 def _larger_device(row: DiskRow, size: int) -> TargetIdentity:

@@ -17,11 +17,9 @@ from protocol.wire.messages import OpenDisk, OpenedDisk, SessionOpened
 from replicad.dirtymap import DirtyMap, Header
 from replicad.reader import DiskReader
 from replicad.recovery import (
-    FOREIGN_FLAG,
     FULL_FLAG,
-    SINCE_COMPARE,
-    SINCE_FULL,
     Opened,
+    passed,
     peek,
     reason_of,
     settle,
@@ -368,8 +366,7 @@ class JobDisk:
         crash.here("pass.ending")
         self.passed += self.kind != "idle"
         held = self.live_map
-        if {FULL_FLAG, FOREIGN_FLAG} & {*held.header.flags} and not held.suspect_granules:
-            held.update(flags=(SINCE_FULL if self.kind == "full" else SINCE_COMPARE,))
+        passed(held, self.kind, whole=not (self.unreadable or self.unreadable.passed_over))
         self.kind = "idle"
         held.update(recovery=self.recovery)
         settle(held)

@@ -22,7 +22,7 @@ import msgspec
 
 from protocol.local import crash, log
 from protocol.units import format_instant, instant_of, parse_instant
-from protocol.wire.jobs import Grade, Recovery
+from protocol.wire.jobs import Grade, PassKind, Recovery
 from replicad.dirtymap import DirtyMap, Header, MapRefusedError
 from replicad.dirtymap.header import BOOTED
 from replicad.dirtymap.store import MapFile
@@ -37,7 +37,7 @@ FULL_FLAG = "full"
 
 FOREIGN_FLAG = "foreign"
 """Flag of a map whose intermediate disk may hold what was never on the source: nothing is left out
-there, until a pass has been over all of it."""
+there, until all of it has been made equal once."""
 
 SINCE_FULL, SINCE_COMPARE = "since-full", "since-compare"
 """Flags of a map that is without a gap since the pass of this kind."""
@@ -200,6 +200,28 @@ def suspect_all(held: DirtyMap, reason: str) -> None:
     before = held.header.flags
     foreign = [flag for flag in before if flag == FOREIGN_FLAG]
     held.update(flags=(FULL_FLAG if FULL_FLAG in before else SINCE_COMPARE, *foreign))
+
+
+def passed(held: DirtyMap, kind: PassKind, *, whole: bool) -> None:
+    """A pass has ended: what its map is called now.
+
+    A comparison may end before all that it found has been sent. So what was never on the source is
+    gone only when nothing is left to send, or after a pass that had nothing to compare: such a pass
+    sends all that is dirty when it begins.
+
+    Args:
+        whole: nothing was passed over because it could not be read.
+    """
+    before = held.header.flags
+    if held.suspect_granules or not {FULL_FLAG, FOREIGN_FLAG} & {*before}:
+        return
+    flags = [flag for flag in before if flag in TRACKED_SINCE]
+    if FULL_FLAG in before:
+        flags = [SINCE_FULL if kind == "full" else SINCE_COMPARE]
+    if FOREIGN_FLAG in before and not (whole and (kind != "compare" or held.clean)):
+        flags.append(FOREIGN_FLAG)
+    if tuple(flags) != before:
+        held.update(flags=tuple(flags))
 
 
 def settle(held: DirtyMap) -> None:

@@ -72,11 +72,12 @@ class Disks:
             "UPDATE disks SET growing = ? WHERE job = ? AND number = ?", (size, job, number)
         )
 
-    def grown(self, job: str, number: int, size: int, target: TargetIdentity) -> None:
-        """It has ``size`` bytes now."""
+    def grown(self, job: str, number: int, size: int, target: TargetIdentity, reason: str) -> None:
+        """It has ``size`` bytes now; ``reason``: why it is not known what it holds, if so."""
         self._store.change(
-            "UPDATE disks SET size = ?, target = ?, growing = NULL WHERE job = ? AND number = ?",
-            (size, rows.text(target), job, number),
+            "UPDATE disks SET size = ?, target = ?, growing = NULL, reason = ?"
+            " WHERE job = ? AND number = ?",
+            (size, rows.text(target), reason, job, number),
         )
 
     def recognised(self, job: str, number: int, identity: DiskIdentity) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -59,6 +60,7 @@ class DiskSet:
         self._worker = worker
         self._outlook = outlook
         self._leaving = Leaving()
+        self._alone = threading.Lock()
         self._loop = asyncio.get_running_loop()
 
     async def open(
@@ -163,8 +165,11 @@ class DiskSet:
 
     def _drain_into(self, outlook: Outlook | None) -> None:
         tracker = self._tracker
-        if not isinstance(tracker, EbpfTracker):
-            return
+        if isinstance(tracker, EbpfTracker):
+            with self._alone:
+                self._drain_tracker(tracker, outlook)
+
+    def _drain_tracker(self, tracker: EbpfTracker, outlook: Outlook | None) -> None:
         try:
             self._drain(tracker, outlook)
         except CannotTrack:
@@ -191,11 +196,12 @@ class DiskSet:
             if outlook is not None:
                 outlook.writing.add(tracked.path, tracked.granule, first, words)
 
-        drains = tracker.drain(
-            [disk.tracked for disk in disks.values() if disk.tracked is not None],
-            take,
-            lambda tracked, number: disks[tracked.path].handed(number),
-        )
+        def handed(tracked: TrackedDisk, number: int) -> None:
+            disks[tracked.path].handed(number)
+            handover.handed(disks[tracked.path])
+
+        followed = [disk.tracked for disk in disks.values() if disk.tracked is not None]
+        drains = tracker.drain(followed, take, handed)
         if outlook is not None:
             outlook.drained()
         self.misses = sum(drain.misses for drain in drains.values())
@@ -205,9 +211,11 @@ class DiskSet:
 
     async def leave_out(self, policy: FreeSpacePolicy) -> None:
         """Before a pass: what it would carry and nobody uses, as the job's policy has it."""
-        await self._loop.run_in_executor(
-            self._worker, lambda: self._leaving.leave_out(self._followed(), policy)
-        )
+        await self._loop.run_in_executor(self._worker, self._leave_out, policy)
+
+    def _leave_out(self, policy: FreeSpacePolicy) -> None:
+        with self._alone:
+            self._leaving.leave_out(self._followed(), policy)
 
     def _followed(self) -> list[JobDisk]:
         return [disk for disk in self.disks if disk.tracked is not None and disk.map is not None]

@@ -1,21 +1,20 @@
 """Leaving out what nobody uses: when it is looked for, and that it happens in the one right order.
 
 The question what is of no use (:mod:`replicad.unused`) and the marks of what was written meet in
-the dirty map, and a mark must never fall between the question and its consequence. So both live in
-the thread that drains the tracker: :meth:`Leaving.of_use` is called while a drain hands over,
-:meth:`Leaving.leave_out` asks and carries out in one go between two drains.
+the dirty map, and a mark must never fall between the question and its consequence. So a drain and
+:meth:`Leaving.leave_out`, which asks and carries out in one go, exclude each other: both live in
+the thread that drains the tracker, but for the drains of a freeze, which find it idle. A lock of
+the disk set makes sure of that. :meth:`Handover.of_use` is called while a drain hands over.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from protocol.local import log
 from replicad.dirtymap.bitmap import WORD_BITS, range_mask
-from replicad.freeze.blockgraph import number
 from replicad.freeze.mounts import mounts_to_freeze
 from replicad.jobdisk import JobDisk
 from replicad.recovery import FOREIGN_FLAG
@@ -38,11 +37,10 @@ _log = log.get("leaving")
 
 
 class Leaving:
-    """Of the disks of one job. Every method is called in the drain's thread only."""
+    """Of the disks of one job. Every method is called with the disk set's lock held."""
 
     def __init__(self) -> None:
         self._policy: FreeSpacePolicy = "copy"
-        self._devices: dict[str, str] = {}
 
     def handover(self) -> Handover:
         """A drain begins."""
@@ -52,13 +50,8 @@ class Leaving:
         """The granules ``(first, count)`` of a disk that are swap and of no use now."""
         if self._policy == "copy":
             return []
-        areas = on_disk(swap_areas(), self._device(disk))
+        areas = on_disk(swap_areas(), _device(disk))
         return list(inner(areas, disk.granule, disk.size))
-
-    def _device(self, disk: JobDisk) -> str:
-        if disk.path not in self._devices:
-            self._devices[disk.path] = number(os.stat(disk.path).st_rdev)
-        return self._devices[disk.path]
 
     def leave_out(self, disks: Sequence[JobDisk], policy: FreeSpacePolicy) -> None:
         """Before a pass: what would travel in it and is of no use need not.
@@ -81,12 +74,14 @@ class Leaving:
         held, begun = disk.live_map, time.monotonic()
         gone = sum(held.leave_out(*each) for each in self.swap(disk))
         if held.dirty_bytes + held.suspect_bytes >= worth:
-            free = free_space(self._device(disk), mounts_to_freeze([disk.path]))
-            lacking = sum(
-                held.lacking_within(*each) for each in inner(free, disk.granule, disk.size)
-            )
-            if lacking * disk.granule >= min(worth, WORTH):
-                gone += sum(held.leave_out(*each) for each in inner(free, disk.granule, disk.size))
+            with free_space(_device(disk), mounts_to_freeze([disk.path])) as free:
+                lacking = sum(
+                    held.lacking_within(*each) for each in inner(free, disk.granule, disk.size)
+                )
+                if lacking * disk.granule >= min(worth, WORTH):
+                    free.rely()
+                    ranges = inner(free, disk.granule, disk.size)
+                    gone += sum(held.leave_out(*each) for each in ranges)
         if gone:
             _log.info(
                 "unused.left_out",
@@ -96,13 +91,23 @@ class Leaving:
             )
 
 
+def _device(disk: JobDisk) -> str:
+    """The disk whose writes are recorded, whatever its path may lead to now."""
+    return f"{disk.tracked.major}:{disk.tracked.minor}" if disk.tracked else ""
+
+
 class Handover:
-    """One drain. What is swap is looked up for each disk when the tracker hands its first bits
-    over: they had been set before."""
+    """One drain. What is swap is looked up for each disk when the tracker hands the first bits of
+    a bitmap over: they had been set before. It may hand over two of one disk, what an interrupted
+    drain left and then what is set until now, so after each bitmap it is looked up again."""
 
     def __init__(self, leaving: Leaving) -> None:
         self._leaving = leaving
         self._swap: dict[str, list[Range]] = {}
+
+    def handed(self, disk: JobDisk) -> None:
+        """One bitmap of a disk has been handed over. What comes now may have been set later."""
+        self._swap.pop(disk.path, None)
 
     def of_use(
         self, disk: JobDisk, first_word: int, words: NDArray[np.uint64]

@@ -208,6 +208,38 @@ def test_what_another_disk_held_is_not_left_in_a_copy(tmp_path: Path) -> None:
         assert same_content(target, reference)
 
 
+def test_what_a_device_held_behind_the_copy_is_not_left_in_a_larger_copy(tmp_path: Path) -> None:
+    """The source's disk and its filesystem have grown into a part of the target that was never
+    part of the copy."""
+    image, target, larger = tmp_path / "disk.img", tmp_path / "target.img", 600 * MIB
+    with (
+        loop_device(image, 300 * MIB) as device,
+        loop_device(target, larger) as block,
+        mounted(device, tmp_path / "mnt", "xfs") as where,
+        pair([device]) as both,
+    ):
+        with Path(block).open("r+b") as other:
+            other.seek(300 * MIB)
+            other.write(b"secret" * (50 * MIB))
+        chosen = ("--disk", device, "--target", f"device:{block}")
+        both.create("--freeze-budget", "60s", "--free-space", "skip", *chosen)
+        first_pass(both)
+        both.checkpoint()
+        both.source.stop()
+        os.truncate(image, larger)
+        run("losetup", "--set-capacity", device)
+        run("xfs_growfs", where)
+        fill(where / "file", MIB)
+        both.source.start()
+        recovered(both, "compare")
+        both.checkpoint("--hold")
+        same_files(target, "xfs", where)
+        run("sync", target)
+        with target.open("rb") as copy:
+            copy.seek(300 * MIB)
+            assert all(b"secretsecret" not in copy.read(MIB) for _ in range(300))
+
+
 def swapped_out(size: int) -> mmap.mmap:
     """Memory that the kernel has been told to swap out."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

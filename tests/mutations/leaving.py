@@ -74,8 +74,8 @@ LEAVING_OUT = (
         "a-partition-is-taken-for-the-disk",
         1,
         UNUSED,
-        "found.add(area.offset + offset, length)",
-        "found.add(offset, length)",
+        "self.add(area.offset + offset, length)",
+        "self.add(offset, length)",
         f"{_DISKS}::test_free_space_is_left_out_until_it_is_used",
     ),
     one(

@@ -6,15 +6,19 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from protocol.errors import Fault
 from protocol.local import crash
 from protocol.wire.jobs import DiskIdentity, DiskInfo
 from protocol.wire.messages import OpenDisk, OpenSession
+from receiver import growth
 from receiver.catalog import Catalog, DiskRow
 from receiver.creation import create_job
+from receiver.growth import ENLARGED
 from receiver.jobs.spec import JobSpec
 from receiver.opening import open_disks
 
@@ -151,3 +155,17 @@ def test_a_smaller_disk_is_refused_and_nothing_changes(rack: Rack) -> None:
         rack.open(SIZE - 512)
     assert rack.file.read_bytes() == content
     assert rack.row.size == SIZE
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("raw", ""), ("device", ENLARGED)])
+def test_nobody_knows_what_a_new_part_of_a_device_holds(
+    rack: Rack, kind: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the source is told so, also by a receiver that died in between."""
+    row = msgspec.structs.replace(rack.row, kind=kind)
+    monkeypatch.setattr(growth, "_larger_device", lambda row, size: row.target)
+    assert growth.follow(rack.catalog, rack.storage, row, LARGER).reason == reason
+    rack.again()
+    assert rack.row.reason == reason
+    known = msgspec.structs.replace(rack.row, kind=kind, reason="put back")
+    assert growth.follow(rack.catalog, rack.storage, known, LARGER + 512).reason == "put back"

@@ -28,7 +28,7 @@ DEVICE = 0x700
 FREE, SPECIAL, LAST = 1, 0x10, 0x20
 SWAPS = (
     "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
-    "/dev/sda2                               partition\t4194300\t\t0\t\t-2\n"
+    "/dev/sda2                               partition\t508\t\t0\t\t-2\n"
     "/swapfile                               file\t\t1048572\t\t0\t\t-3\n"
     "/dev/odd\\040name                        partition\t1024\t\t0\t\t-4\n"
 )
@@ -65,6 +65,17 @@ def test_it_is_asked_on_after_the_last_record() -> None:
     assert len(question(4)) == 192 + 4 * 64
 
 
+def test_a_reverse_map_is_not_asked_for_free_space() -> None:
+    """What it says is free may be a block that is just changing its owner."""
+    for named in (record(0, SHORTEST, owner=1 << 32 | 7), record(0, SHORTEST, owner=9, flags=0)):
+        said = answer(record(SHORTEST, SHORTEST), named)
+        assert answered(said, DEVICE)[0] == [(SHORTEST, SHORTEST)]
+        with pytest.raises(OSError, match="reverse map"):
+            answered(said, DEVICE, plain=True)
+    elsewhere = answer(record(0, SHORTEST, owner=3, device=1), record(0, SHORTEST, owner=2))
+    assert answered(elsewhere, DEVICE, plain=True)[0] == []
+
+
 @given(st.binary(min_size=192, max_size=700), st.integers(0, 1 << 32))
 def test_nonsense_ends(said: bytes, device: int) -> None:
     """Whatever a kernel answers, no record is read that is not there."""
@@ -98,13 +109,13 @@ def test_many_ranges_are_kept_and_forgotten() -> None:
     found = FreeSpace()
     for number in range(5):
         found.add(number * 10, number)
-    found.forget(2)
-    assert list(found) == [(0, 0), (10, 1)]
+    found.forget(1, 4)
+    assert list(found) == [(0, 0), (40, 4)]
     assert len(found) == 2
 
 
 def test_swap_devices_are_named() -> None:
-    assert swap_devices(SWAPS) == ["/dev/sda2", "/dev/odd name"]
+    assert swap_devices(SWAPS) == [("/dev/sda2", 508 * KIB), ("/dev/odd name", 1024 * KIB)]
     assert swap_devices("") == []
 
 
@@ -148,4 +159,20 @@ def test_a_swap_area_keeps_its_header(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("replicad.unused.os.stat", stat)
     kept = Area("8:0", 2048 * 512 + SWAP_HEADER, 1024 * 512 - SWAP_HEADER)
     assert swap_areas(swaps, tmp_path) == [kept]
+
+    # A header that names fewer pages than the partition has: what lies behind them is not swap.
+    swaps.write_text(SWAPS.replace("508", "252"))
+    less = Area(kept.device, kept.offset, 256 * KIB - SWAP_HEADER)
+    assert swap_areas(swaps, tmp_path) == [less]
+
+    # Swapped off, and its partition moved, while it was looked for.
+    with monkeypatch.context() as patched:
+        said = [swap_devices(SWAPS), []]
+        patched.setattr("replicad.unused._named", lambda _: said.pop(0))
+        assert swap_areas(swaps, tmp_path) == []
+
+    # A device that is smaller than the swap area: a name from somebody else's /dev.
+    swaps.write_text(SWAPS.replace("508", "512"))
+    assert swap_areas(swaps, tmp_path) == []
+
     assert swap_areas(tmp_path / "none", tmp_path) == []
