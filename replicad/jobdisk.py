@@ -370,6 +370,7 @@ class JobDisk:
         self.kind = "idle"
         held.update(recovery=self.recovery)
         settle(held)
+        held.rest()
 
     def report(self) -> DiskReport:
         """This disk as it stands."""

@@ -126,12 +126,6 @@ class DirtyMap(Counts):
         if self._dirty.count:
             self._age.marked(now)
 
-    def vouch(self) -> None:
-        """Makes checksums of what was changed, by which the next open notices damage. It takes
-        about a microsecond for each page (32,768 granules)."""
-        with self.lock:
-            self._file.vouch()
-
     def close(self) -> None:
         """Unmaps the file, which stays. Batches that are out are recovered by the next open."""
         with self.lock:

@@ -8,6 +8,7 @@ kernel knows which pages were never touched (SEEK_DATA), so an empty map is not 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -159,6 +160,12 @@ class MapFile:
         """Makes the checksums that are missing."""
         for bitmap in self.bitmaps:
             bitmap.vouch()
+
+    def rest(self) -> None:
+        """Lets go of the pages that this process has touched, which stay in the file: a map of 32
+        MiB that is looked at now and then need not weigh on the daemon (madvise(2))."""
+        with contextlib.suppress(OSError):  # locked, while something is frozen
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Unmaps. The bitmaps must not be used any more."""

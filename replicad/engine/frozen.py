@@ -33,9 +33,13 @@ from replicad.jobdisk import JobDisk
 from replicad.planner import NotSettledError, take_everything
 from replicad.transfer import Transfer
 
-ARENA_LEAST = 32 << 20
-"""Bytes of locked memory for what is read while frozen: room for what is written between the
-last delta pass and the freeze. At most :data:`replicad.forecast.MEMORY_BYTES`."""
+ARENA_LEAST = 16 << 20
+"""Bytes of locked memory for what is read while frozen, at least. At most
+:data:`replicad.forecast.MEMORY_BYTES`, where the machine has that."""
+
+ARENA_SECONDS = 2.0
+"""There is room for what is written in this time: between reserving it and the freeze lie hooks, a
+sync and a drain."""
 
 PAGE = 4096
 
@@ -122,12 +126,17 @@ class Frozen:
         start_threads(self.workers)
         if not self.disks.tracked:
             return
-        self._reserve(4 * self._dirty)
+        self._reserve(self._wanted)
 
     def enlarge(self) -> None:
         """Right before the freeze: more memory, when more has become dirty than was expected."""
         if self._arena is not None and 2 * self._dirty > self._arena.size:
-            self._reserve(4 * self._dirty)
+            self._reserve(self._wanted)
+
+    @property
+    def _wanted(self) -> int:
+        """Bytes that should be there for what is dirty now, and for what comes."""
+        return int(4 * self._dirty + ARENA_SECONDS * (self.outlook.rates().write or 0.0))
 
     @property
     def _dirty(self) -> int:
@@ -135,8 +144,8 @@ class Frozen:
 
     def _reserve(self, wanted: int) -> None:
         self.free()
-        most = max(ARENA_LEAST, min(forecast.MEMORY_BYTES, available_memory() // 8))
-        self._arena = Buffer(min(most, max(2 * ARENA_LEAST, wanted)))
+        most = max(2 * ARENA_LEAST, min(forecast.MEMORY_BYTES, available_memory() // 8))
+        self._arena = Buffer(min(most, max(ARENA_LEAST, wanted)))
         try:
             self._arena.lock()
         except CannotLockError:

@@ -83,6 +83,7 @@ class Leaving:
                     ranges = inner(free, disk.granule, disk.size)
                     gone += sum(held.leave_out(*each) for each in ranges)
         if gone:
+            held.rest()
             _log.info(
                 "unused.left_out",
                 disk=disk.path,

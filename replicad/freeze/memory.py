@@ -14,12 +14,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
+
+NEVER_CALLED = re.compile(r"/lib(scipy_)?(openblas|gfortran|quadmath)[^/]*$")
+"""Linear algebra, which numpy brings along and nobody here asks for: 27 MiB that need not be read
+and locked for each freeze."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,8 @@ def read_only_files(maps: str) -> Iterator[tuple[int, int]]:
     libraries. (Locking what could be written would make a private copy of all of it.)"""
     for line in maps.splitlines():
         addresses, rights, _, _, inode, *_ = line.split(maxsplit=5)
-        if inode != "0" and rights[0] == "r" and rights[1] == "-":
+        wanted = inode != "0" and not NEVER_CALLED.search(line)
+        if wanted and rights[0] == "r" and rights[1] == "-":
             start, end = addresses.split("-")
             yield int(start, 16), int(end, 16)
 
