@@ -29,7 +29,7 @@ SLACK = 1.05
 """A map also has levels above its bits, or a header, and pages of the kernel."""
 
 BITMAPS = 4
-"""In a dirty map: dirty, in flight, suspect."""
+"""In a dirty map: dirty, suspect, in flight, left out."""
 
 
 def status(pid: int, key: str) -> int:
