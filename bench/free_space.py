@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.contest import SECONDS, Figures, Goal, Metric, Options, Question, Scene
 from bench.images import GIB, MIB
-from bench.leftovers import scratch
+from bench.leftovers import scratch, touched
 from bench.loops import filesystem, fill, loop, sparse_loop
 from bench.ours import Ours, ours
 from tests.support.loops import run
@@ -55,6 +55,7 @@ def disk(directory: Path, kind: str, used: int, size: int) -> Iterator[Disk]:
 def copied(we: Ours, of: Disk) -> Figures:
     """A first pass and a checkpoint; the files of the copy are compared."""
     we.both.create("--start", "manual", "--disk", of.device)
+    touched(of.used + of.used // 2)
     since, begun = we.mark(), time.time()
     we.ask("start")
     event = we.ended_pass(since, "full")

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.contest import RATE, RATIO, Figures, Goal, Options, Question, Scale, Scene
 from bench.fleet import Fleet, fleet
 from bench.images import GIB, MIB, random_image
-from bench.leftovers import scratch
+from bench.leftovers import scratch, touched
 from bench.ours import WAIT_SECONDS
 from tests.support.pair import same_content
 
@@ -25,6 +25,7 @@ POLL_SECONDS = 0.05
 def copied(all_of_them: Fleet, names: list[str], image: Path) -> Figures:
     """These sources copy an image each: together how fast, and how fairly."""
     jobs = {name: all_of_them.create(name, image) for name in names}
+    touched(image.stat().st_size * len(names))
     begun = time.time()
     all_of_them.begin(jobs)
     share = _watch(all_of_them, names)
