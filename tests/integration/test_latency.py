@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -65,8 +66,11 @@ def test_nobody_else_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert seen.share == 1.0
 
 
-def test_somebody_else_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with loop_device(tmp_path / "disk.img", 16 * MIB) as device:
+def test_somebody_else_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as memory,  # a disk may take 0.1 s for a sync
+        loop_device(Path(memory, "disk.img"), 16 * MIB) as device,
+    ):
         over = threading.Event()
 
         def foreground() -> None:

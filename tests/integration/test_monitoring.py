@@ -117,9 +117,9 @@ def test_prometheus_sees_every_measure(tmp_path: Path) -> None:
         (frozen,) = server.query("replicad_freeze_seconds_sum / replicad_freeze_seconds_count")
         assert 0 < frozen < 10
         both.receiver.run("job", "show", both.job)
-        names = set(server.get("label/__name__/values"))
-        for prefix in ("replicad", "receiver"):
-            assert {f"{prefix}_{measure}" for measure in MEASURES} <= names
+        wanted = {f"{side}_{measure}" for side in ("replicad", "receiver") for measure in MEASURES}
+        # The time that is left is there while something is sent, and a scrape comes by then.
+        until(lambda: wanted <= set(server.get("label/__name__/values")), what="every measure")
         for port in (both.metrics_s, both.metrics_r):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
                 checked = subprocess.run(

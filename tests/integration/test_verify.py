@@ -175,7 +175,7 @@ def test_rot_below_the_page_cache_is_found_whoever_is_killed(tmp_path: Path) -> 
         assert copy.read_bytes() == content, "and now all of it is in the page cache"
         rot(medium, content, 60 * MIB)
         assert copy.read_bytes() == content, "the page cache hides it"
-        both.receiver.run("job", "set", both.job, "bandwidth=2kB")
+        both.receiver.run("job", "set", both.job, "bandwidth=1kB")
         asked = both.receiver.run("job", "verify", both.job)
         again = both.source.run("verify")
         assert asked["request"] == again["request"], "asking twice is asking once"

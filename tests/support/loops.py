@@ -53,7 +53,7 @@ def partitioned(image: Path, size: int) -> Iterator[tuple[str, str]]:
         try:
             yield device, f"{device}p1"
         finally:
-            run("delpart", device, "1")
+            _patiently("delpart", device, "1")
 
 
 @contextlib.contextmanager
@@ -69,12 +69,17 @@ def mounted(device: str, where: Path, kind: str | None = None) -> Iterator[Path]
         _unmount(where)
 
 
-def _unmount(where: Path, seconds: float = 10.0) -> None:
+def _unmount(where: Path) -> None:
     """Unmount; a process that was just killed may still hold the mount for a moment."""
+    _patiently("umount", where)
+
+
+def _patiently(*command: str | Path, seconds: float = 10.0) -> None:
+    """Until nobody is in the way any more: who looks at all disks of the machine opens each."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            run("umount", where)
+            run(*command)
             return
         except AssertionError:
             if time.monotonic() > deadline:
