@@ -193,7 +193,11 @@ def test_rot_below_the_page_cache_is_found_whoever_is_killed(tmp_path: Path) -> 
         assert time.monotonic() - begun < 10
         assert both.show()["verified"] is None
         with subprocess.Popen(
-            [BIN / "replicad", "--config", both.source.config, "verify", "--wait", "--json"],
+            # Who runs the tests in the background may have told them to ignore it.
+            [
+                *("env", "--default-signal=INT", str(BIN / "replicad")),
+                *("--config", str(both.source.config), "verify", "--wait", "--json"),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as waiting:

@@ -49,6 +49,8 @@ def partitioned(image: Path, size: int) -> Iterator[tuple[str, str]]:
     The kernel is told of it directly (BLKPG), so it need not know any partition table.
     """
     with loop_device(image, size) as device:
+        # A run that was killed may have left one on this loop device, which outlives its file.
+        subprocess.run(["delpart", device, "1"], capture_output=True, check=False)
         run("addpart", device, "1", str(MIB // 512), str((size - MIB) // 512))
         try:
             yield device, f"{device}p1"
