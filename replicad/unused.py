@@ -59,6 +59,10 @@ RECORDS = 4096
 SHORTEST = 64 << 10
 """bytes; shorter runs of free space are copied: they cost less than they take to look up."""
 
+MOST_RANGES = 1 << 20
+"""Runs of free space that are kept, 16 MiB of them; what a badly fragmented filesystem has beyond
+them is copied."""
+
 SWAP_HEADER = 64 << 10
 """bytes at the beginning of a swap area that are kept: a page, on every architecture."""
 
@@ -257,8 +261,9 @@ class FreeSpace:
         return zip(numbers[::2], numbers[1::2], strict=True)
 
     def add(self, offset: int, length: int) -> None:
-        """One more."""
-        self._numbers.extend((offset, length))
+        """One more, if there is room."""
+        if len(self) < MOST_RANGES:
+            self._numbers.extend((offset, length))
 
     def forget(self, first: int, end: int) -> None:
         """Ranges that are not to be relied on."""

@@ -23,8 +23,6 @@ def test_extents_are_small_on_a_slow_line_and_groups_follow_the_storage(tmp_path
         shown = both.show()
         bounds = max(0.01, min(0.4, 4 * shown["sync_seconds"]))
         assert shown["group_seconds"] == pytest.approx(bounds)
-        # Half a second of such a line at most is on its way at once, not 2 s of it.
-        assert shown["disks"][0]["in_flight_bytes"] < 24 * MIB
         both.receiver.run("job", "set", both.job, "bandwidth=0")
         both.synced()
         until(lambda: both.status()["job"]["extent_bytes"] == 1 << 20, what="1 MiB")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from replicad.comparison import differing, differing_granules
 from replicad.dirtymap import Batch, DirtyMap, Found, Header
+from replicad.engine.passes import DiskSweep
 from replicad.planner import NotSettledError, Sweep, divide, extent_for, take_everything
 
 GRANULES = st.sets(st.integers(0, 700), min_size=1, max_size=300)
@@ -100,3 +103,17 @@ def test_a_final_set_needs_quiet(tmp_path: Path) -> None:
 )
 def test_an_extent_takes_a_quarter_of_a_second_at_most(rate: float | None, size: int) -> None:
     assert extent_for(rate) == size
+
+
+def test_a_sweep_takes_extents_of_the_size_that_the_line_wants(tmp_path: Path) -> None:
+    """Looked up with each handful, so it changes within a pass."""
+    header = Header(job="j", disk="/dev/x", size=64 << 20, granule=4096, boot="b", token="t")
+    held = DirtyMap.create(str(tmp_path / "map"), header)
+    held.mark_range(0, held.granules, 0.0)
+    disk = SimpleNamespace(live_map=held, number=0, granule=4096, size=header.size)
+    wanted = [64 << 10]
+    sweep = DiskSweep(cast(Any, disk), lambda: wanted[0])
+    assert {work.size for work in sweep.take()} == {64 << 10}
+    wanted[0] = 1 << 20
+    assert max(work.size for work in sweep.take()) == 1 << 20
+    held.close()

@@ -114,6 +114,14 @@ def test_many_ranges_are_kept_and_forgotten() -> None:
     assert len(found) == 2
 
 
+def test_a_fragmented_filesystem_does_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicad.unused.MOST_RANGES", 3)
+    found = FreeSpace()
+    for number in range(5):
+        found.add(number, 1)
+    assert list(found) == [(0, 1), (1, 1), (2, 1)]
+
+
 def test_swap_devices_are_named() -> None:
     assert swap_devices(SWAPS) == [("/dev/sda2", 508 * KIB), ("/dev/odd name", 1024 * KIB)]
     assert swap_devices("") == []
