@@ -2,7 +2,9 @@
 
 Compressing pays while the line is what everybody waits for: then each byte that is not sent is
 time saved, and the processor has nothing better to do. So the level goes up while sender threads
-spend most of their time waiting for the line, and down when they do not. Up only on evidence:
+spend most of their time waiting for the line, and down when they do not, in the end to nothing:
+on a line that nobody waits for a byte that is not sent saves no time, and making it smaller costs
+ten times as much as encrypting and sending it (docs/decisions/0173). Up only on evidence:
 now and then an extent is compressed a second time, at the next level, and what that would have
 saved and cost is known before anything depends on it. The idea of taking the level from measured
 rates is that of zstd's ``--adapt`` and of rsync's and btrfs's "give up on what does not shrink";
@@ -18,15 +20,17 @@ import threading
 from dataclasses import dataclass, field
 from typing import Final
 
-LADDER: Final = (-1, 1, 3, 6, 9)
-"""Levels to choose from: each costs about twice the time of the one before. Above 9 the window
-outgrows an extent of 1 MiB and nothing is gained."""
+LADDER: Final = (None, -1, 1, 3, 6, 9)
+"""Levels to choose from, None for not compressing: each costs about twice the time of the one
+before. Above 9 the window outgrows an extent of 1 MiB and nothing is gained."""
 
-FIRST: Final = 1
+FIRST: Final = -1
+"""Where a job begins: a step from the right place whether its line is slow or fast."""
 
-PERIOD_SECONDS: Final = 1.0
+PERIOD_SECONDS: Final = 0.25
 PERIOD_FRAMES: Final = 32
-"""A decision needs both; fewer frames are noise."""
+"""A decision needs both. Fewer frames are noise, and less than what socket buffers swallow before
+anything is waited for; a longer time would be most of a pass on a fast line."""
 
 WAITING: Final = 0.5
 """Share of the senders' time that goes to the line from which the line is what is waited for."""
@@ -77,9 +81,9 @@ class _Trials:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is done now, for ``status``: the level, and why in a few words."""
+    """What is done now, for ``status``: the level, None for none, and why in a few words."""
 
-    level: int = FIRST
+    level: int | None = FIRST
     because: str = "nothing has been measured yet"
 
 
@@ -107,8 +111,8 @@ class Tuner:
     _dull: int = 0
 
     @property
-    def level(self) -> int:
-        """The level of the next frame."""
+    def level(self) -> int | None:
+        """The level of the next frame; None: it is not compressed."""
         return self.choice.level
 
     def worth_a_look(self) -> bool:

@@ -159,17 +159,22 @@ class Encoder:
         tuner = self._tuner
         if not tuner.worth_a_look():
             return raw
-        if not self._promising(buffer[:raw]):
-            tuner.looked(shrank=False)
+        level, above = tuner.level, tuner.next_level()
+        if level is None and above is None:
             return raw
-        compressed = self._at(tuner.level).compress(buffer[:raw])
-        if (level := tuner.next_level()) is not None:
+        compressed: bytes | None = None
+        promising = self._promising(buffer[:raw])
+        if promising and level is not None:
+            compressed = self._at(level).compress(buffer[:raw])
+        smallest = raw if compressed is None else len(compressed)
+        if above is not None:
+            # What cannot shrink counts too: the question is what the next level would do for all.
             begun = time.monotonic()
-            there = len(self._at(level).compress(buffer[:raw]))
-            tuner.tried(raw, len(compressed), there, time.monotonic() - begun)
-        payload = self._take(compressed, buffer, raw)
-        tuner.looked(shrank=payload < raw)
-        return payload
+            there = len(self._at(above).compress(buffer[:raw])) if promising else raw
+            tuner.tried(raw, smallest, there, time.monotonic() - begun)
+            smallest = min(smallest, there)
+        tuner.looked(shrank=smallest <= raw * WORTH)
+        return raw if compressed is None else self._take(compressed, buffer, raw)
 
     def _take(self, compressed: bytes, buffer: memoryview, raw: int) -> int:
         """Put it into the buffer, unless that saves too little."""

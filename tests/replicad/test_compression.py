@@ -18,14 +18,14 @@ from replicad.compression import (
 )
 
 RAW = 1 << 20
-RATIO = {-1: 0.60, 1: 0.50, 3: 0.45, 6: 0.41, 9: 0.408}
+RATIO = {None: 1.0, -1: 0.60, 1: 0.50, 3: 0.45, 6: 0.41, 9: 0.408}
 """Compressed size over raw size, by level; the last step saves next to nothing."""
 
-SPEED = {-1: 1.7e9, 1: 1.2e9, 3: 0.9e9, 6: 0.1e9, 9: 0.06e9}
+SPEED = {None: 1e15, -1: 1.7e9, 1: 1.2e9, 3: 0.9e9, 6: 0.1e9, 9: 0.06e9}
 """Raw bytes a second."""
 
 
-def play(tuner: Tuner, line: float, seconds: float, begun: float = 0.0) -> list[int]:
+def play(tuner: Tuner, line: float, seconds: float, begun: float = 0.0) -> list[int | None]:
     """One sender behind a line of ``line`` wire bytes a second, from ``begun`` on; the levels it
     went through."""
     now, levels, other = begun, [tuner.level], 0.0005
@@ -47,29 +47,41 @@ def play(tuner: Tuner, line: float, seconds: float, begun: float = 0.0) -> list[
 
 def test_a_slow_line_raises_the_level_as_far_as_it_pays() -> None:
     tuner = Tuner()
-    assert play(tuner, 2e6, 600) == [1, 3, 6]
+    assert play(tuner, 2e6, 600) == [-1, 1, 3, 6]
     assert "level 9 would save" in tuner.choice.because
 
 
 def test_it_does_not_take_more_than_half_of_the_senders_time() -> None:
     tuner = Tuner()
     # Level 6 gives 0.1 GB/s: at 100 MB/s of wire it would be what everybody waits for.
-    assert play(tuner, 100e6, 300) == [1, 3]
+    assert play(tuner, 100e6, 300) == [-1, 1, 3]
     assert "of the senders' time" in tuner.choice.because
 
 
 def test_a_line_that_nobody_waits_for_lowers_it() -> None:
     tuner = Tuner()
-    assert play(tuner, 1e12, 60) == [1, -1]
+    assert play(tuner, 1e12, 60) == [-1, None]
+    assert "waited for" in tuner.choice.because
+
+
+def test_it_begins_again_when_the_line_gets_slower() -> None:
+    tuner = Tuner()
+    play(tuner, 1e12, 60)
+    assert play(tuner, 100e6, 300, begun=60) == [None, -1, 1, 3]
+
+
+def test_a_fast_line_is_found_out_while_it_still_matters() -> None:
+    tuner = Tuner()
+    assert play(tuner, 1e12, 0.4) == [-1, None]
 
 
 def test_it_comes_down_when_the_line_gets_faster() -> None:
     tuner = Tuner()
     play(tuner, 2e6, 600)
-    assert play(tuner, 1e12, 60, begun=600) == [6, 3, 1, -1]
+    assert play(tuner, 1e12, 60, begun=600) == [6, 3, 1, -1, None]
 
 
-@pytest.mark.parametrize("line", [5e6, 20e6, 50e6, 200e6, 500e6, 1e9])
+@pytest.mark.parametrize("line", [5e6, 20e6, 50e6, 200e6, 500e6, 1e9, 2e9, 1e10])
 def test_it_comes_to_rest(line: float) -> None:
     tuner = Tuner()
     play(tuner, line, 300)
@@ -91,7 +103,7 @@ def test_trials_are_rare_and_only_while_the_line_is_waited_for() -> None:
     for frame in range(PERIOD_FRAMES + 1):
         tuner.sent(1, 0.0, 1.0, 0.1, float(frame))
     asked = [tuner.next_level() for _ in range(PROBES * PROBE_FRAMES)]
-    assert asked.count(3) == PROBES
+    assert asked.count(LADDER[LADDER.index(FIRST) + 1]) == PROBES
     assert asked.count(None) == len(asked) - PROBES
 
 

@@ -1,5 +1,6 @@
 """Whatever the content, what the receiver rebuilds from the frame is what was in the buffer."""
 
+import itertools
 import os
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from protocol.wire.crypto import Direction
 from protocol.wire.frames import RAW, ZSTD, Data, decode_meta
 from protocol.wire.limits import META_MAX
+from replicad.compression import LADDER, PERIOD_FRAMES, PROBE_FRAMES, PROBES, Tuner
 from replicad.encoder import BLOCK, Encoder
 
 TEXT = (b"the quick brown fox jumps over the lazy dog. " * 200)[:BLOCK]
@@ -104,6 +106,50 @@ def test_text_is_compressed_unless_forbidden() -> None:
         frame, _ = rebuild(buffer, size, 32 * BLOCK)
         assert frame.encoding == encoding
         assert (size < 32 * BLOCK // 4) is (encoding == ZSTD)
+
+
+SECONDS = itertools.count()
+
+
+def period(tuner: Tuner, line: float) -> int | None:
+    """Frames of a second each, of which ``line`` is spent waiting for the line, until a decision;
+    the level afterwards."""
+    for _ in range(PERIOD_FRAMES):
+        tuner.sent(1 << 20, 0.0, line, 1 - line, now=float(next(SECONDS)))
+    return tuner.level
+
+
+def sizes(encoder: Encoder, count: int, content: bytes) -> set[int]:
+    """Of frames with this content."""
+    found = set()
+    for _ in range(count):
+        buffer = memoryview(bytearray(len(content) + META_MAX))
+        buffer[: len(content)] = content
+        found.add(encoder.encode(0, [(0, len(content))], buffer).size)
+    return found
+
+
+def test_nothing_is_compressed_on_a_line_that_nobody_waits_for() -> None:
+    tuner, content = Tuner(), TEXT * 32
+    encoder = Encoder("auto", tuner)
+    assert max(sizes(encoder, 1, content)) < len(content) // 4
+    assert period(tuner, line=0.0) is None
+    assert min(sizes(encoder, 8 * PROBE_FRAMES, content)) > len(content)
+    # Trials say what it would be good for as soon as it is waited for.
+    period(tuner, line=0.9)
+    assert min(sizes(encoder, PROBES * PROBE_FRAMES, content)) > len(content)
+    assert period(tuner, line=0.9) == LADDER[1]
+    assert max(sizes(encoder, 1, content)) < len(content) // 4
+
+
+def test_trials_do_not_promise_what_noise_cannot_keep() -> None:
+    tuner = Tuner()
+    encoder = Encoder("auto", tuner)
+    period(tuner, line=0.0)
+    period(tuner, line=0.9)
+    sizes(encoder, PROBES * PROBE_FRAMES, NOISE)
+    assert period(tuner, line=0.9) is None
+    assert "would save 0.0%" in tuner.choice.because
 
 
 def test_the_segments_of_a_frame_stay_bounded() -> None:
