@@ -2,8 +2,8 @@
 
 A copy that reads as fast as it can fills the queue of a disk, and whoever else reads or syncs
 waits behind it. The kernel can order that where it has a scheduler with an idle class (see
-:func:`replicad.latency.read_when_idle`); most disks of today have none. So we look: now and then
-nobody of us reads for a tenth of a second, and small reads of our own tell what others wait for
+:func:`replicad.latency.step_back`); most disks of today have none. So we look: now and then nobody
+of us reads for a tenth of a second, and small reads of our own tell what others wait for
 the disk then, and what they wait while we read. Where that is much more, and somebody else really
 uses the disk, we read for a smaller share of the time; where it is not, for a larger one (additive
 increase, multiplicative decrease: Chiu and Jain 1989, as TCP does).

@@ -40,6 +40,10 @@ FIRST_SECONDS: Final = 2.0
 PROBES: Final = 5
 """Small reads of each kind. One every half second is nothing, also to a disk that must seek."""
 
+NICE: Final = 5
+"""Of a thread that steps back: beside one like any other it gets a quarter of a processor
+(sched(7): each step is a tenth)."""
+
 BLOCK: Final = 4096
 _SYS = Path("/sys/dev/block")
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
@@ -61,13 +65,23 @@ def counters(text: str) -> Counters:
     return Counters(int(fields[0]), int(fields[4]))
 
 
-def read_when_idle(*, idle: bool) -> None:
-    """Have this thread read only when nobody else wants to, where the disk's scheduler knows that
-    (ioprio_set(2), IOPRIO_CLASS_IDLE; BFQ and mq-deadline do); or, again, like anybody. Where it
-    does not this changes nothing."""
+def step_back(thread: int, *, back: bool) -> None:
+    """Have a thread make way for others, or again be like any other.
+
+    It reads only when nobody else wants to, where the disk's scheduler knows that (ioprio_set(2),
+    IOPRIO_CLASS_IDLE; BFQ and mq-deadline do), and gets a smaller share of the processors where
+    all are busy (:data:`NICE`). What cannot be had changes nothing: the way back from being nice
+    needs CAP_SYS_NICE or LimitNICE=.
+
+    Args:
+        thread: its number, as the kernel has it.
+    """
     number = _IOPRIO_SET.get(platform.machine())
     if number is not None:
-        ctypes.CDLL(None).syscall(number, 1, 0, _CLASSES[idle])
+        ctypes.CDLL(None).syscall(number, 1, thread, _CLASSES[back])
+    with contextlib.suppress(PermissionError, ProcessLookupError):
+        # Of this thread: what POSIX has for processes Linux has for threads (setpriority(2)).
+        os.setpriority(os.PRIO_PROCESS, thread, NICE if back else 0)
 
 
 class Probe:

@@ -33,7 +33,7 @@ from replicad.dirtymap import Batch
 from replicad.encoder import Encoder
 from replicad.feed import Feed, Work
 from replicad.inflight import InFlight, Stopped
-from replicad.latency import read_when_idle
+from replicad.latency import step_back
 from replicad.pace import Pacer
 from replicad.salvage import salvage
 
@@ -76,7 +76,6 @@ class Sender(threading.Thread):
         self._line_seconds = 0.0
         self._courtesies = courtesies or {}
         self._last_read = 0.0, 0.0
-        self._idle = False
         self._sock = sock
         self._sealer = keys.sealer(index, Direction.FROM_SOURCE)
         self._seed = keys.digest_seed
@@ -101,6 +100,11 @@ class Sender(threading.Thread):
     def stop(self) -> None:
         """Ask the thread to end; join it afterwards."""
         self._stopping.set()
+
+    def step_back(self, *, back: bool) -> None:
+        """Make way for others, at the disk and at the processor, or do so no more."""
+        if self.native_id is not None:
+            step_back(self.native_id, back=back)
 
     def acknowledge(self, ack: Ack) -> list[Batch]:
         """The batches that an ack of this connection releases.
@@ -192,9 +196,6 @@ class Sender(threading.Thread):
     def _read(self, work: Work, ranges: Sequence[tuple[int, int]], into: memoryview) -> None:
         begun = time.monotonic()
         if (courtesy := self._courtesies.get(work.disk.number)) is not None:
-            if self._idle is courtesy.urgent:
-                self._idle = not courtesy.urgent
-                read_when_idle(idle=self._idle)
             pause = courtesy.owed(*self._last_read, begun)
             if pause > 0:
                 if self._stopping.wait(pause):

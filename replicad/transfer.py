@@ -155,6 +155,7 @@ class Transfer:
         )
         self._senders[index] = sender
         sender.start()
+        sender.step_back(back=True)
         crash.here("transfer.connected")
 
     async def __aexit__(self, *_: object) -> None:
@@ -242,13 +243,17 @@ class Transfer:
     @contextlib.contextmanager
     def hurry(self) -> Iterator[None]:
         """Something is frozen meanwhile: no courtesy."""
-        for courtesy in self.courtesies.values():
-            courtesy.hurry(begin=True)
+        self._hurry(begin=True)
         try:
             yield
         finally:
-            for courtesy in self.courtesies.values():
-                courtesy.hurry(begin=False)
+            self._hurry(begin=False)
+
+    def _hurry(self, *, begin: bool) -> None:
+        for courtesy in self.courtesies.values():
+            courtesy.hurry(begin=begin)
+        for sender in self._senders.values():
+            sender.step_back(back=not begin)
 
     def set_compress(self, compress: str) -> None:
         """Change the compression of frames to come."""

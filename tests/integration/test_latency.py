@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -13,7 +15,7 @@ import pytest
 
 from replicad import latency
 from replicad.courtesy import OTHERS_LEAST, Courtesy, Looked
-from replicad.latency import HOLD_SECONDS, Probe, Watch, read_when_idle
+from replicad.latency import HOLD_SECONDS, NICE, Probe, Watch, step_back
 from tests.support.loops import MIB, loop_device
 from tests.support.pair import until
 
@@ -119,10 +121,10 @@ def test_the_idle_class_is_this_threads() -> None:
     kept: list[int] = []
 
     def be_idle() -> None:
-        read_when_idle(idle=True)
-        kept.append(ctypes.CDLL(None).syscall(get, 1, 0) >> 13)
-        read_when_idle(idle=False)
-        kept.append(ctypes.CDLL(None).syscall(get, 1, 0) >> 13)
+        me = threading.get_native_id()
+        for back in (True, False):
+            step_back(me, back=back)
+            kept.append(ctypes.CDLL(None).syscall(get, 1, 0) >> 13)
 
     before = ctypes.CDLL(None).syscall(get, 1, 0)
     thread = threading.Thread(target=be_idle)
@@ -131,3 +133,43 @@ def test_the_idle_class_is_this_threads() -> None:
     assert kept[0] == 3
     assert kept[1] != 3
     assert ctypes.CDLL(None).syscall(get, 1, 0) == before
+
+
+def niceness(thread: int) -> int:
+    """Of a thread of this process (proc_pid_stat(5), field 19)."""
+    return int(Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[16])
+
+
+def test_a_thread_that_steps_back_is_nicer_and_nobody_else() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        ended.wait(30)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    begun.wait(30)
+    assert thread.native_id is not None
+    step_back(thread.native_id, back=True)
+    assert niceness(thread.native_id) == NICE
+    assert niceness(threading.get_native_id()) == 0
+    step_back(thread.native_id, back=False)
+    assert niceness(thread.native_id) == 0
+    ended.set()
+    thread.join()
+    step_back(thread.native_id, back=True)  # gone: nothing happens
+
+
+def test_without_the_right_to_come_back_it_stays_as_it_is() -> None:
+    """No CAP_SYS_NICE and no RLIMIT_NICE: nothing is raised. (With the unit's LimitNICE=:
+    tests/vm/guest/check_services.py.)"""
+    code = (
+        "import os, threading; from replicad.latency import step_back as s;"
+        "me = threading.get_native_id(); s(me, back=True); a = os.nice(0);"
+        "s(me, back=False); print(a, os.nice(0))"
+    )
+    without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]
+    command = ["prlimit", "--nice=0:0", *without, sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [str(NICE), str(NICE)]

@@ -55,6 +55,13 @@ def test_start_returns_when_both_are_ready(both: Installed) -> None:
     assert pwd.getpwuid(owner).pw_name == "receiver"
 
 
+def test_senders_may_come_back_from_being_nice(both: Installed) -> None:
+    """They hurry while something is frozen (RLIMIT_NICE 20 is a nice value of 0)."""
+    limits = Path(f"/proc/{both.pid('replicad')}/limits").read_text()
+    (line,) = (line for line in limits.splitlines() if line.startswith("Max nice priority"))
+    assert line.split()[3:5] == ["20", "20"]
+
+
 def test_a_job_from_enrolment_to_checkpoint(both: Installed) -> None:
     both.enrol()
     both.create("--freeze-budget", "60s")
