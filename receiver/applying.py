@@ -14,6 +14,7 @@ import xxhash
 
 from protocol.errors import DISK_NOT_OF_JOB, PROTOCOL, SESSION_FENCED
 from protocol.local import crash
+from protocol.wire.blocks import BlockHasher
 from protocol.wire.frames import Data, Digests, Segment, block_count
 from protocol.wire.limits import DIGEST_SIZE
 
@@ -50,6 +51,7 @@ class Applier:
         self._target = target
         self._decoder = decoder
         self._seed = seed
+        self._hasher: BlockHasher | None = None
 
     def data(self, frame: Data, payload: memoryview, scratch: memoryview) -> int:
         """Write one DATA frame: its segments' content lies in the payload one after the other.
@@ -99,7 +101,9 @@ class Applier:
     def _differing(
         self, disk: IntermediateDisk, frame: Digests, payload: memoryview, scratch: memoryview
     ) -> bytes:
-        block = frame.block
+        block, hasher = frame.block, self._hasher
+        if hasher is None or hasher.buffer is not scratch:
+            hasher = self._hasher = BlockHasher(scratch, self._seed)
         bits = bytearray(-(-block_count(frame) // 8))
         step = len(scratch) // block * block
         theirs = bytes(payload)
@@ -109,7 +113,7 @@ class Applier:
             for start in range(offset, end, step):
                 self._refuse_if_over()
                 size = min(step, end - start)
-                ours = self._block_digests(disk, start, scratch[:size], block)
+                ours = self._block_digests(disk, start, size, block, hasher)
                 first, number = number, number + len(ours)
                 if b"".join(ours) == theirs[first * DIGEST_SIZE : number * DIGEST_SIZE]:
                     continue
@@ -119,15 +123,13 @@ class Applier:
         return bytes(bits)
 
     def _block_digests(
-        self, disk: IntermediateDisk, start: int, part: memoryview, block: int
+        self, disk: IntermediateDisk, start: int, size: int, block: int, hasher: BlockHasher
     ) -> list[bytes]:
-        size = len(part)
         if size >= HOLE_LEAST and disk.is_hole(start, size):
             lengths = [min(block, size - at) for at in range(0, size, block)]
             return [_zero_digest(length, self._seed) for length in lengths]
-        disk.read_into(start, part)
-        digest, seed = xxhash.xxh3_128_digest, self._seed
-        return [digest(part[at : at + block], seed) for at in range(0, size, block)]
+        disk.read_into(start, hasher.buffer[:size])
+        return hasher.digests(0, size, block)
 
     def _zero(self, disk: IntermediateDisk, offset: int, length: int) -> None:
         for start in range(offset, offset + length, ZERO_STEP):

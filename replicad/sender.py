@@ -16,12 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import xxhash
-
 from protocol.errors import INTERNAL, Fault
 from protocol.link.buffers import Buffer
 from protocol.link.data import send_all, writable
 from protocol.local import crash, log
+from protocol.wire.blocks import BlockHasher
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.frames import Ack, Diff, Digests, Fence, Ping, Segment, encode_meta
 from protocol.wire.limits import BUFFER, DIGEST_SIZE, LENGTH, PAYLOAD_MAX, TAG
@@ -159,6 +158,7 @@ class Sender(threading.Thread):
 
     def _serve(self) -> None:
         plain, sealed = Buffer(BUFFER), Buffer(BUFFER)
+        hasher = BlockHasher(plain.view, self._seed)
         try:
             while True:
                 work = self._feed.next(wait=self._fenced)
@@ -167,7 +167,7 @@ class Sender(threading.Thread):
                 elif work.stage == "data":
                     self._data(work, plain.view, sealed.view)
                 else:
-                    self._digests(work, plain.view, sealed.view)
+                    self._digests(work, hasher, sealed.view)
         finally:
             plain.free()
             sealed.free()
@@ -206,13 +206,14 @@ class Sender(threading.Thread):
         self.read_seconds += ended - begun
         self._last_read = ended - begun, ended
 
-    def _digests(self, work: Work, plain: memoryview, sealed: memoryview) -> None:
+    def _digests(self, work: Work, hasher: BlockHasher, sealed: memoryview) -> None:
         """Read and hash what is to be compared; only the digests travel."""
+        plain = hasher.buffer
         block = COARSE if work.stage == "coarse" else FINE
         reserved = block_count(work.ranges, block) * DIGEST_SIZE
         self._inflight.reserve(1, reserved)
         digests = bytearray()
-        if not salvage(self._feed, work, lambda: self._hash(work, block, plain, digests)):
+        if not salvage(self._feed, work, lambda: self._hash(work, block, hasher, digests)):
             self._inflight.cancel(1, reserved)
             return
         crash.here("sender.hashed")
@@ -227,18 +228,15 @@ class Sender(threading.Thread):
         plain[size : size + len(meta)] = meta
         self._send(work, size, reserved, plain[: size + len(meta)], sealed, blocks)
 
-    def _hash(self, work: Work, block: int, plain: memoryview, digests: bytearray) -> None:
+    def _hash(self, work: Work, block: int, hasher: BlockHasher, digests: bytearray) -> None:
         """Fill ``digests`` with those of the work's blocks."""
         digests.clear()
-        digest, seed = xxhash.xxh3_128_digest, self._seed
         for some in portions(work.ranges, block, PAYLOAD_MAX // block, PAYLOAD_MAX // block):
-            self._read(work, some, plain)
+            self._read(work, some, hasher.buffer)
             at = 0
             for _, length in some:
-                end = at + length
-                for start in range(at, end, block):
-                    digests += digest(plain[start : min(start + block, end)], seed)
-                at = end
+                digests += b"".join(hasher.digests(at, length, block))
+                at += length
 
     def _send(
         self,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from protocol.errors import Fault
 from protocol.link.buffers import Buffer, BufferPool
+from protocol.wire.blocks import BlockHasher
 from protocol.wire.frames import Ack, Frame
 from protocol.wire.jobs import DiskInfo
 from protocol.wire.limits import BUFFER
@@ -128,7 +129,7 @@ class SimSender(Sender):
         if work.stage == "data":
             self._data(work, _PLAIN, _SEALED)
         else:
-            self._digests(work, _PLAIN, _SEALED)
+            self._digests(work, BlockHasher(_PLAIN, self._seed), _SEALED)
 
     def ask(self) -> None:
         """Ask for a sync at once."""
