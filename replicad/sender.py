@@ -36,6 +36,9 @@ from replicad.latency import step_back
 from replicad.pace import Pacer
 from replicad.salvage import salvage
 
+LIMIT_SLICE_SECONDS = 0.25
+"""How long it takes at most until a new bandwidth limit is noticed by who waits for the old one."""
+
 _log = log.get("sender")
 
 
@@ -281,8 +284,12 @@ class Sender(threading.Thread):
         self.wire_bytes += len(frame)
 
     def _wait(self, seconds: float) -> None:
-        """For the limit: what it allows is the line, too."""
-        if seconds > 0:
-            self._line_seconds += seconds
-            if self._stopping.wait(seconds):
+        """For the limit, until it changes: what it allows is the line, too."""
+        begun, rate = time.monotonic(), self._pacer.rate
+        left = seconds
+        while left > 0 and self._pacer.rate == rate:
+            if self._stopping.wait(min(left, LIMIT_SLICE_SECONDS)):
                 raise Stopped
+            left = begun + seconds - time.monotonic()
+        if seconds > 0:
+            self._line_seconds += time.monotonic() - begun

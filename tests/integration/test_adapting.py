@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,18 @@ def test_extents_are_small_on_a_slow_line_and_groups_follow_the_storage(tmp_path
         until(lambda: both.status()["job"]["extent_bytes"] == 1 << 20, what="1 MiB")
         assert same_content(both.intermediate(), image)
         both.metric("receiver", "receiver_sync_group_seconds", both.show()["group_seconds"])
+
+
+def test_a_limit_that_is_lifted_is_not_waited_for(tmp_path: Path) -> None:
+    """At 1 kB/s an extent of 64 KiB is a wait of a minute, and of 1 MiB of a quarter of an hour."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(os.urandom(8 * MIB))
+    with pair([str(image)]) as both:
+        both.create("--bandwidth", "8kbit")
+        both.state("syncing")
+        until(lambda: (both.status()["job"] or {}).get("disks"), what="a pass")
+        both.receiver.run("job", "set", both.job, "bandwidth=0")
+        begun = time.monotonic()
+        both.synced()
+        assert time.monotonic() - begun < 30
+        assert same_content(both.intermediate(), image)
