@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,14 +81,6 @@ class Fleet:
             self.marks[name] = self.sources[name].log.stat().st_size
         with ThreadPoolExecutor(ORDERING) as pool:
             list(pool.map(lambda job: self.receiver.ask("job.start", job=job), jobs.values()))
-
-    def unleash(self, jobs: Iterable[str]) -> None:
-        """Lift the limits, as good as at once."""
-        no_limit = {"bandwidth": 0}
-        with ThreadPoolExecutor(ORDERING) as pool:
-            list(
-                pool.map(lambda job: self.receiver.ask("job.set", job=job, changes=no_limit), jobs)
-            )
 
     def ended(self, name: str) -> Event | None:
         """The end of the first pass since a source's job began; None while it goes on."""

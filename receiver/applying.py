@@ -17,6 +17,7 @@ from protocol.local import crash
 from protocol.wire.blocks import BlockHasher
 from protocol.wire.frames import Data, Digests, Segment, block_count
 from protocol.wire.limits import DIGEST_SIZE
+from receiver.turns import turn
 
 if TYPE_CHECKING:
     from receiver.decoder import Decoder
@@ -129,7 +130,8 @@ class Applier:
             lengths = [min(block, size - at) for at in range(0, size, block)]
             return [_zero_digest(length, self._seed) for length in lengths]
         disk.read_into(start, hasher.buffer[:size])
-        return hasher.digests(0, size, block)
+        with turn:
+            return hasher.digests(0, size, block)
 
     def _zero(self, disk: IntermediateDisk, offset: int, length: int) -> None:
         for start in range(offset, offset + length, ZERO_STEP):

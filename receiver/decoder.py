@@ -16,6 +16,7 @@ import zstandard
 from protocol.errors import CORRUPT, PROTOCOL
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.frames import RAW, Data, Frame, decode_meta
+from receiver.turns import turn
 
 WINDOW_MAX = 1 << 23
 """Bytes of history that a frame may ask for, which the decompressor allocates: more than the
@@ -40,7 +41,8 @@ class Decoder:
         Raises:
             PeerFault: TAMPERED, TOO_LONG or PROTOCOL; the connection cannot be used any more.
         """
-        length = self._opener.open(sealed, into)
+        with turn:
+            length = self._opener.open(sealed, into)
         frame, payload = decode_meta(into[:length], Direction.FROM_SOURCE)
         return frame, into[:payload]
 
@@ -55,7 +57,9 @@ class Decoder:
             content = payload
         else:
             content = self._expand(payload, frame.raw_length, scratch)
-        if xxhash.xxh3_128_digest(content) != frame.digest:
+        with turn:
+            digest = xxhash.xxh3_128_digest(content)
+        if digest != frame.digest:
             raise CORRUPT.peer()
         return content
 
