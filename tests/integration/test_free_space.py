@@ -66,7 +66,8 @@ def recovered(both: Pair, grade: str) -> dict[str, Any]:
 
     def said() -> Any:
         recovery = both.show()["disks"][0]["recovery"]
-        return recovery["grade"] == grade and recovery["ended"] and recovery
+        # A source that has just started has not said it yet.
+        return recovery and recovery["grade"] == grade and recovery["ended"] and recovery
 
     found: dict[str, Any] = until(said, what=f"recovery {grade}")
     return found
