@@ -197,16 +197,20 @@ def test_the_configuration_can_be_checked_alone(command: Command, config: Path) 
 
 
 def test_status_starts_fast(config: Path, daemon: Recorded) -> None:
+    """Beside an interpreter with three modules of the library: machines differ by a factor of
+    three, and so does one machine from hour to hour."""
     words = [sys.executable, "-m", "replicad.cli", "--config", str(config), "status", "--json"]
+    bare = [sys.executable, "-c", "import argparse, json, socket"]
 
-    def once() -> float:
+    def once(command: list[str]) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(words, capture_output=True, check=True)
+        subprocess.run(command, capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # seconds of processor time, and the best of five: the machine may be busy with other things
-    assert min(once() for _ in range(5)) < 0.2
+    # Processor time, in turns, and the best of five: the machine may be busy with other things.
+    ours, theirs = zip(*((once(words), once(bare)) for _ in range(5)), strict=True)
+    assert min(ours) < 8 * min(theirs)
 
 
 def test_what_status_does_not_need_is_not_imported() -> None:
