@@ -76,7 +76,7 @@ def _unmount(where: Path) -> None:
     _patiently("umount", where)
 
 
-def _patiently(*command: str | Path, seconds: float = 10.0) -> None:
+def _patiently(*command: str | Path, seconds: float = 60.0) -> None:
     """Until nobody is in the way any more: who looks at all disks of the machine opens each."""
     deadline = time.monotonic() + seconds
     while True:
