@@ -250,7 +250,8 @@ class Sender(threading.Thread):
         into: memoryview,
         blocks: int,
     ) -> None:
-        self._wait(self._pacer.spend(LENGTH + len(plaintext) + TAG, time.monotonic()))
+        rate = self._pacer.rate  # before it is asked: a change in between must not be missed
+        self._wait(self._pacer.spend(LENGTH + len(plaintext) + TAG, time.monotonic()), rate)
         with self._speaking:
             frame = self._sealer.seal(plaintext, into)
             crash.here("sender.sealed")
@@ -283,10 +284,9 @@ class Sender(threading.Thread):
         self._line_seconds += send_all(self._sock, frame, self._stopping.is_set)
         self.wire_bytes += len(frame)
 
-    def _wait(self, seconds: float) -> None:
-        """For the limit, until it changes: what it allows is the line, too."""
-        begun, rate = time.monotonic(), self._pacer.rate
-        left = seconds
+    def _wait(self, seconds: float, rate: int) -> None:
+        """For the limit, until it is no longer ``rate``: what it allows is the line, too."""
+        begun, left = time.monotonic(), seconds
         while left > 0 and self._pacer.rate == rate:
             if self._stopping.wait(min(left, LIMIT_SLICE_SECONDS)):
                 raise Stopped
