@@ -148,6 +148,7 @@ class Daemon:
             begun = asyncio.get_running_loop().time()
             self._sentence = ""
             _log.info("receiver.connected", address=identity.address)
+            failed: Fault | None = None
             try:
                 async with asyncio.TaskGroup() as group:
                     telling = group.create_task(self._tell(link))
@@ -155,16 +156,19 @@ class Daemon:
                     await self._listen(link)
                     telling.cancel()
             except* Fault as faults:
-                # A cancellation that comes while the group ends by itself would be lost here.
-                if (task := asyncio.current_task()) is not None and task.cancelling():
-                    raise asyncio.CancelledError from None
-                raise _first(faults) from None
+                # Raised below: what is raised here comes out in a group before Python 3.11.4.
+                failed = _first(faults)
             finally:
                 self._link = None
                 self._obeyed = False
                 # A receiver that greets and fails at once is not asked ever faster.
                 if asyncio.get_running_loop().time() - begun > STEADY_SECONDS:
                     backoff.reset()
+            # A cancellation that comes while the group ends by itself would be lost here.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError
+            if failed is not None:
+                raise failed from None
         raise UNREACHABLE.fault(address=identity.address, detail="it closed the connection")
 
     async def _tell(self, link: ControlLink) -> None:

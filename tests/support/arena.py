@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -93,10 +94,12 @@ class Arena:
         code = process.exit_code()
         if code is None:
             return None
-        last = process.log.read_text().rstrip().rpartition("\n")[2]
-        if code != -signal.SIGKILL or not last.startswith("died at "):
-            raise AssertionError(f"{side} ended with {code}: {process.log.read_text()[-2000:]}")
-        return last.removeprefix("died at ")
+        said = process.said()
+        # Mostly its last line: another thread may still have written until the signal was there.
+        died = re.findall(r"^died at (.+)$", said, re.MULTILINE)
+        if code != -signal.SIGKILL or not died:
+            raise AssertionError(f"{side} ended with {code}: {said[-2000:]}")
+        return str(died[-1])
 
     def killed(self, side: Side) -> None:
         """kill -9, from outside."""

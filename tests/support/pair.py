@@ -77,6 +77,7 @@ class Process:
         self.log = log
         self._control = control
         self._process: subprocess.Popen[bytes] | None = None
+        self._begun = 0
 
     @property
     def pid(self) -> int:
@@ -92,9 +93,14 @@ class Process:
         assert self._process is not None
         return self._process.poll()
 
+    def said(self) -> str:
+        """Its log since it was started last."""
+        return self.log.read_bytes()[self._begun :].decode()
+
     def start(self, **environment: str) -> None:
         """Start it and wait until it answers on its control socket."""
         with self.log.open("ab") as log:
+            self._begun = log.tell()
             self._process = subprocess.Popen(
                 [str(BIN / self.program), "--config", str(self.config), "run"],
                 stdout=log,
