@@ -109,9 +109,15 @@ def test_prometheus_sees_every_measure(tmp_path: Path) -> None:
         until(lambda: server.query("replicad_reconnects_total > 0"), what="the reconnection")
         assert server.query("replicad_freeze_seconds_count") == [1]
         assert server.query('replicad_errors_total{code="RPL-6005"}') == [1]
-        assert server.query("replicad_epoch") == server.query("receiver_epoch") == [1]
+        # The new receiver is scraped, and has had the job's report, a moment later.
+        until(lambda: server.query("receiver_epoch") == [1], 20, "the epoch of the new receiver")
+        until(
+            lambda: server.query('receiver_pass{pass="delta"} or receiver_pass{pass="idle"}')
+            == [1],
+            *(20, "the pass in the new receiver"),
+        )
+        assert server.query("replicad_epoch") == [1]
         assert server.query("replicad_tracker_misses_total") == [0]
-        assert server.query('receiver_pass{pass="delta"} or receiver_pass{pass="idle"}') == [1]
         grown = "max_over_time(replicad_wire_bytes_total[1m]) - min_over_time({}[1m])"
         assert server.query(grown.format("replicad_wire_bytes_total"))[0] > 0
         (frozen,) = server.query("replicad_freeze_seconds_sum / replicad_freeze_seconds_count")
