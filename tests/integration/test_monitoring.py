@@ -112,8 +112,9 @@ def test_prometheus_sees_every_measure(tmp_path: Path) -> None:
         # The new receiver is scraped, and has had the job's report, a moment later.
         until(lambda: server.query("receiver_epoch") == [1], 20, "the epoch of the new receiver")
         until(
-            lambda: server.query('receiver_pass{pass="delta"} or receiver_pass{pass="idle"}')
-            == [1],
+            lambda: (
+                server.query('receiver_pass{pass="delta"} or receiver_pass{pass="idle"}') == [1]
+            ),
             *(20, "the pass in the new receiver"),
         )
         assert server.query("replicad_epoch") == [1]
