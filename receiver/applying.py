@@ -7,19 +7,23 @@ is still wanted, so that a fence never waits for a terabyte of zeros.
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 import xxhash
 
 from protocol.errors import DISK_NOT_OF_JOB, PROTOCOL, SESSION_FENCED
 from protocol.local import crash
-from protocol.wire.blocks import BlockHasher
+from protocol.wire.blocks import BlockHasher, portions
 from protocol.wire.frames import Data, Digests, Segment, block_count
 from protocol.wire.limits import DIGEST_SIZE
 from receiver.turns import turn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from receiver.decoder import Decoder
     from receiver.disk import IntermediateDisk
 
@@ -69,15 +73,17 @@ class Applier:
         """
         disk = self._disk(frame.disk, frame.segments)
         content = self._decoder.content(frame, payload, scratch)
+        pieces = []
         at = logical = 0
         for offset, length, zero in frame.segments:
             if zero:
                 self._zero(disk, offset, length)
             else:
-                disk.write(offset, content[at : at + length])
-                crash.here("segment.written")
+                pieces.append((offset, content[at : at + length]))
                 at += length
             logical += length
+        if pieces:
+            disk.write_pieces(pieces)
         return logical
 
     def digests(self, frame: Digests, payload: memoryview, scratch: memoryview) -> bytes:
@@ -106,32 +112,44 @@ class Applier:
         if hasher is None or hasher.buffer is not scratch:
             hasher = self._hasher = BlockHasher(scratch, self._seed)
         bits = bytearray(-(-block_count(frame) // 8))
-        step = len(scratch) // block * block
-        theirs = bytes(payload)
+        blocks = len(scratch) // block
+        ranges = [(offset, length) for offset, length, _ in frame.ranges]
         number = 0
-        for offset, length, _ in frame.ranges:
-            end = offset + length
-            for start in range(offset, end, step):
-                self._refuse_if_over()
-                size = min(step, end - start)
-                ours = self._block_digests(disk, start, size, block, hasher)
-                first, number = number, number + len(ours)
-                if b"".join(ours) == theirs[first * DIGEST_SIZE : number * DIGEST_SIZE]:
-                    continue
-                for at, mine in enumerate(ours, first):
-                    if mine != theirs[at * DIGEST_SIZE : (at + 1) * DIGEST_SIZE]:
-                        bits[at >> 3] |= 1 << (at & 7)
+        for some in portions(ranges, block, blocks, blocks):
+            self._refuse_if_over()
+            mine = self._block_digests(disk, some, block, hasher)
+            first, number = number, number + len(mine)
+            theirs = bytes(payload[first * DIGEST_SIZE : number * DIGEST_SIZE])
+            if b"".join(mine) == theirs:
+                continue
+            for at, (digest, (other,)) in enumerate(zip(mine, _each(theirs), strict=True), first):
+                if digest != other:
+                    bits[at >> 3] |= 1 << (at & 7)
         return bytes(bits)
 
     def _block_digests(
-        self, disk: IntermediateDisk, start: int, size: int, block: int, hasher: BlockHasher
+        self,
+        disk: IntermediateDisk,
+        ranges: Sequence[tuple[int, int]],
+        block: int,
+        hasher: BlockHasher,
     ) -> list[bytes]:
-        if size >= HOLE_LEAST and disk.is_hole(start, size):
-            lengths = [min(block, size - at) for at in range(0, size, block)]
-            return [_zero_digest(length, self._seed) for length in lengths]
-        disk.read_into(start, hasher.buffer[:size])
-        with turn:
-            return hasher.digests(0, size, block)
+        """What our blocks of these ranges hash to; together they fit into the hasher's buffer."""
+        found: list[bytes] = []
+        for hole, some in groupby(ranges, lambda each: _is_hole(disk, *each)):
+            group = list(some)
+            lengths = [length for _, length in group]
+            if hole:
+                found += [
+                    _zero_digest(min(block, length - at), self._seed)
+                    for length in lengths
+                    for at in range(0, length, block)
+                ]
+                continue
+            disk.read(group, hasher.buffer)
+            with turn:
+                found += hasher.digests(lengths, block)
+        return found
 
     def _zero(self, disk: IntermediateDisk, offset: int, length: int) -> None:
         for start in range(offset, offset + length, ZERO_STEP):
@@ -160,3 +178,11 @@ class Applier:
 @lru_cache(maxsize=256)  # a few lengths for each session's seed
 def _zero_digest(length: int, seed: int) -> bytes:
     return xxhash.xxh3_128_digest(bytes(length), seed)
+
+
+def _is_hole(disk: IntermediateDisk, offset: int, length: int) -> bool:
+    return length >= HOLE_LEAST and disk.is_hole(offset, length)
+
+
+_each = struct.Struct(f"{DIGEST_SIZE}s").iter_unpack
+"""The digests of a payload, each a tuple of one."""

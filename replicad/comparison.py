@@ -9,7 +9,7 @@ answer (lowest bit of the first byte first) says that block ``i`` differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -52,26 +52,6 @@ def differing(ranges: Sequence[Range], bits: bytes | memoryview, block: int) -> 
     highs = np.minimum((ends - firsts[which]) * block, lengths[which])
     starts = offsets[which] + lows
     return list(zip(starts.tolist(), (highs - lows).tolist(), strict=True))
-
-
-def portions(
-    ranges: Sequence[Range], block: int, blocks: int, at_most: int
-) -> Iterator[list[Range]]:
-    """Divides ranges into lists of at most ``at_most`` ranges and ``blocks`` blocks, for frames."""
-    portion: list[Range] = []
-    room = blocks
-    for start, total in ranges:
-        offset, length = start, total
-        while length:
-            if not room or len(portion) == at_most:
-                yield portion
-                portion, room = [], blocks
-            part = min(length, room * block)
-            portion.append((offset, part))
-            room -= -(-part // block)
-            offset, length = offset + part, length - part
-    if portion:
-        yield portion
 
 
 def differing_granules(batch: Batch, ranges: Sequence[Range], granule: int) -> Segments:

@@ -20,12 +20,12 @@ from protocol.errors import INTERNAL, Fault
 from protocol.link.buffers import Buffer
 from protocol.link.data import send_all, writable
 from protocol.local import crash, log
-from protocol.wire.blocks import BlockHasher
+from protocol.wire.blocks import BlockHasher, portions
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.frames import Ack, Diff, Digests, Fence, Ping, Segment, encode_meta
 from protocol.wire.limits import BUFFER, DIGEST_SIZE, LENGTH, PAYLOAD_MAX, TAG
 from protocol.wire.window import SendWindow
-from replicad.comparison import COARSE, FINE, block_count, portions
+from replicad.comparison import COARSE, FINE, block_count
 from replicad.compression import Tuner
 from replicad.courtesy import Courtesy
 from replicad.dirtymap import Batch
@@ -236,10 +236,7 @@ class Sender(threading.Thread):
         digests.clear()
         for some in portions(work.ranges, block, PAYLOAD_MAX // block, PAYLOAD_MAX // block):
             self._read(work, some, hasher.buffer)
-            at = 0
-            for _, length in some:
-                digests += b"".join(hasher.digests(at, length, block))
-                at += length
+            digests += b"".join(hasher.digests([length for _, length in some], block))
 
     def _send(
         self,

@@ -7,7 +7,11 @@ once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import xxhash
+
+Range = tuple[int, int]
 
 SIZES_MAX = 4
 """Sizes of blocks whose views are kept; a session uses two."""
@@ -28,9 +32,21 @@ class BlockHasher:
         self._seed = seed
         self._views: dict[int, list[memoryview]] = {}
 
-    def digests(self, at: int, length: int, block: int) -> list[bytes]:
-        """One digest of 16 bytes for each block of ``buffer[at : at + length]``, the last one
-        shorter where ``length`` is no multiple of ``block``."""
+    def digests(self, lengths: Sequence[int], block: int) -> list[bytes]:
+        """One digest of 16 bytes for each block of the ranges that lie at the beginning of the
+        buffer, one behind the other. The last block of a range is shorter where its length is no
+        multiple of ``block``."""
+        if not any(length % block for length in lengths[:-1]):
+            return self._of_run(0, sum(lengths), block)
+        found: list[bytes] = []
+        at = 0
+        for length in lengths:
+            found += self._of_run(at, length, block)
+            at += length
+        return found
+
+    def _of_run(self, at: int, length: int, block: int) -> list[bytes]:
+        """The digests of ``buffer[at : at + length]``."""
         digest, seed = xxhash.xxh3_128_digest, self._seed
         end = at + length
         if at % block:
@@ -53,3 +69,23 @@ class BlockHasher:
             views = [self.buffer[at : at + block] for at in range(0, last + 1, block)]
             self._views[block] = views
         return views
+
+
+def portions(
+    ranges: Sequence[Range], block: int, blocks: int, at_most: int
+) -> Iterator[list[Range]]:
+    """Divides ranges into lists of at most ``at_most`` ranges and ``blocks`` blocks, for frames."""
+    portion: list[Range] = []
+    room = blocks
+    for start, total in ranges:
+        offset, length = start, total
+        while length:
+            if not room or len(portion) == at_most:
+                yield portion
+                portion, room = [], blocks
+            part = min(length, room * block)
+            portion.append((offset, part))
+            room -= -(-part // block)
+            offset, length = offset + part, length - part
+    if portion:
+        yield portion

@@ -41,6 +41,9 @@ IOV_MAX = 1024
 FOLIO_MAX = 2 << 20
 """Bytes of the largest pieces in which the page cache keeps a file (PMD_SIZE, with 4 KiB pages)."""
 
+Piece = tuple[int, "memoryview | Sequence[memoryview]"]
+"""Where, and what is to be there."""
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -62,7 +65,8 @@ class IntermediateDisk(abc.ABC):
         self.doubt = ""
         self.lease: Lease | None = None
         self._descriptor = descriptor
-        self._idle = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._syncing = threading.Lock()
         self._calls = 0
         self._closed = False
@@ -74,21 +78,34 @@ class IntermediateDisk(abc.ABC):
         return self._poison
 
     def write(self, offset: int, content: memoryview | Sequence[memoryview]) -> None:
-        """Write all of ``content`` (one buffer, or several in a row) at ``offset``.
+        """Write all of ``content`` (one buffer, or several in a row) at ``offset``, as
+        :meth:`write_pieces` does."""
+        self.write_pieces([(offset, content)])
+
+    def write_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Write all pieces, each an offset and what is to be there (one buffer, or several).
+
+        All of a frame is one call of this: what has to be looked at before a write, and after it,
+        takes longer than writing 4 KiB does.
 
         When it returns, the content is in the page cache; :meth:`sync` makes it durable.
 
         Raises:
-            LocalFault: RECEIVER_FULL, TARGET_IO; part of it may have been written.
-            ValueError: the range is not within the disk, or the disk is closed.
+            LocalFault: RECEIVER_FULL, TARGET_IO; a part may have been written.
+            ValueError: a range is not within the disk, or the disk is closed.
         """
-        views = [content] if isinstance(content, memoryview) else content
-        left = [view.cast("B") for view in views if view.nbytes]
-        with self._call(offset, sum(view.nbytes for view in left)), self._changing():
-            while left:
-                written = os.pwritev(self._descriptor, left[:IOV_MAX], offset)
-                offset += written
-                left = _rest(left, written)
+        wanted = [(offset, _views(content)) for offset, content in pieces]
+        for offset, views in wanted:
+            self._check_within(offset, sum(view.nbytes for view in views))
+        with self._call(), self._changing():
+            self._check_room()
+            for at, views in wanted:
+                offset, left = at, views
+                while left:
+                    written = os.pwritev(self._descriptor, left[:IOV_MAX], offset)
+                    offset += written
+                    left = _rest(left, written)
+                crash.here("segment.written")
 
     def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeros, as a hole where that is possible.
@@ -97,25 +114,35 @@ class IntermediateDisk(abc.ABC):
             LocalFault: RECEIVER_FULL, TARGET_IO.
             ValueError: the range is not within the disk, or the disk is closed.
         """
-        with self._call(offset, length), self._changing():
+        self._check_within(offset, length)
+        with self._call(), self._changing():
             if length and not self._zero_by_kernel(offset, length):
                 self._write_zeros(offset, length)
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` with the content at ``offset``.
+        """Fill ``view`` with the content at ``offset``, as :meth:`read` does."""
+        self.read([(offset, view.nbytes)], view.cast("B"))
+
+    def read(self, ranges: Sequence[tuple[int, int]], into: memoryview) -> int:
+        """Read ``(offset, length)`` ranges one behind the other; returns the sum of lengths.
 
         Raises:
             LocalFault: TARGET_IO, also for a disk that has become shorter.
-            ValueError: the range is not within the disk, or the disk is closed.
+            ValueError: a range is not within the disk, or the disk is closed.
         """
-        view = view.cast("B")
-        with self._call(offset, view.nbytes):
-            while view.nbytes:
-                count = os.preadv(self._descriptor, [view], offset)
-                if count == 0:
-                    raise OSError(errno.EIO, f"it ends at byte {offset}")
-                offset += count
-                view = view[count:]
+        for offset, length in ranges:
+            self._check_within(offset, length)
+        filled = 0
+        with self._call():
+            for offset, length in ranges:
+                end = filled + length
+                while filled < end:
+                    at = offset + length - (end - filled)
+                    count = os.preadv(self._descriptor, [into[filled:end]], at)
+                    if count == 0:
+                        raise OSError(errno.EIO, f"it ends at byte {at}")
+                    filled += count
+        return filled
 
     def sync(self) -> None:
         """Bring all that was written before this call to stable storage.
@@ -127,7 +154,7 @@ class IntermediateDisk(abc.ABC):
         """
         # One at a time: of two that run at once, only one is told of an error (the kernel
         # reports it once for a descriptor), and the other would call lost data durable.
-        with self._syncing, self._call(0, 0):
+        with self._syncing, self._call():
             try:
                 os.fdatasync(self._descriptor)
                 crash.here("disk.synced")
@@ -166,7 +193,8 @@ class IntermediateDisk(abc.ABC):
 
     def is_hole(self, offset: int, length: int) -> bool:
         """Whether a range is known to read as zeros without being read. False says nothing."""
-        with self._call(offset, length):
+        self._check_within(offset, length)
+        with self._call():
             return self._is_hole(offset, length)
 
     def forget(self, offset: int, length: int) -> None:
@@ -175,7 +203,8 @@ class IntermediateDisk(abc.ABC):
         Pages that are dirty stay (posix_fadvise(2)); what was acknowledged has been synced. A
         folio that lies across the range's ends would stay as well, hence the wider range.
         """
-        with self._call(offset, length):
+        self._check_within(offset, length)
+        with self._call():
             start = offset // FOLIO_MAX * FOLIO_MAX
             end = -(-(offset + length) // FOLIO_MAX) * FOLIO_MAX
             os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
@@ -221,26 +250,37 @@ class IntermediateDisk(abc.ABC):
             offset += written
             length -= written
 
-    @contextlib.contextmanager
-    def _call(self, offset: int, length: int) -> Iterator[None]:
-        """One call on the descriptor: bounds checked, close held off, OSError made a fault."""
+    def _check_within(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise ValueError(f"bytes {offset}+{length} are not within {self.path} ({self.size})")
-        with self._idle:
-            if self._closed:
-                raise ValueError(f"{self.path} is closed")
-            if self._poison is not None:
-                raise self._poison
-            self._calls += 1
+
+    def _check_room(self) -> None:  # noqa: B027 - a kind of disk may have nothing to look at
+        """Before a write: raises RECEIVER_FULL while there is still room for the catalog."""
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[None]:
+        """One call on the descriptor, or several: close held off, OSError made a fault."""
+        self._begin()
         try:
             yield
         except OSError as error:
             raise self._fault(error) from error
         finally:
-            with self._idle:
-                self._calls -= 1
-                if self._calls == 0:
-                    self._idle.notify_all()
+            self._end()
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self.path} is closed")
+            if self._poison is not None:
+                raise self._poison
+            self._calls += 1
+
+    def _end(self) -> None:
+        with self._lock:
+            self._calls -= 1
+            if self._closed and not self._calls:
+                self._idle.notify_all()
 
     def _fault(self, error: OSError) -> LocalFault:
         if error.errno in _FULL:
@@ -252,6 +292,12 @@ def free_bytes(where: int | str) -> int:
     """Bytes that the filesystem of a descriptor or path can still take (statvfs(3))."""
     filesystem = os.statvfs(where)
     return filesystem.f_bavail * filesystem.f_frsize
+
+
+def _views(content: memoryview | Sequence[memoryview]) -> list[memoryview]:
+    """Its buffers as bytes, without those that are empty."""
+    views = [content] if isinstance(content, memoryview) else content
+    return [view.cast("B") for view in views if view.nbytes]
 
 
 def _rest(views: list[memoryview], written: int) -> list[memoryview]:

@@ -35,7 +35,6 @@ from receiver.disk.base import IntermediateDisk, free_bytes
 from receiver.evidence import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 FREE_BYTES_MIN = 16 << 20
@@ -188,20 +187,17 @@ class RawDisk(IntermediateDisk):
             cls.open(
                 storage, job, name, size=size, generation=generation, identity=identity
             ) as disk,
-            disk._call(0, 0),
+            disk._call(),
         ):
             os.ftruncate(disk._descriptor, to)
             os.fsync(disk._descriptor)
         return extended
 
-    def write(self, offset: int, content: memoryview | Sequence[memoryview]) -> None:
-        """As every disk does; RECEIVER_FULL comes while the catalog still has room."""
-        with self._call(offset, 0):
-            filesystem = os.fstatvfs(self._descriptor)
-            total, free = filesystem.f_blocks, filesystem.f_bavail
-            if free * filesystem.f_frsize < FREE_BYTES_MIN and free * 16 < total:
-                raise RECEIVER_FULL.fault(path=self.path, free=free * filesystem.f_frsize)
-        super().write(offset, content)
+    def _check_room(self) -> None:
+        filesystem = os.fstatvfs(self._descriptor)
+        total, free = filesystem.f_blocks, filesystem.f_bavail
+        if free * filesystem.f_frsize < FREE_BYTES_MIN and free * 16 < total:
+            raise RECEIVER_FULL.fault(path=self.path, free=free * filesystem.f_frsize)
 
     def identity(self) -> TargetIdentity:
         """What the catalog recognises it by."""
@@ -210,7 +206,7 @@ class RawDisk(IntermediateDisk):
 
     def mark(self) -> Mark:
         """Its time of change, which nobody can set."""
-        with self._call(0, 0):
+        with self._call():
             return Mark(changed=os.fstat(self._descriptor).st_ctime_ns)
 
     def distrust(self) -> None:
@@ -227,14 +223,14 @@ class RawDisk(IntermediateDisk):
         Raises:
             LocalFault: TARGET_IO.
         """
-        with self._call(0, 0):
+        with self._call():
             files.set_mark(self._descriptor, self.job, generation)
             os.fsync(self._descriptor)
         self.doubt = "" if generation != files.UNTRUSTED else self.doubt or _FAILED
 
     def allocated_extents(self) -> list[tuple[int, int]]:
         """The file's data as the filesystem knows it (lseek(2), SEEK_DATA and SEEK_HOLE)."""
-        with self._call(0, 0):
+        with self._call():
             return list(files.data_extents(self._descriptor, self.size))
 
     def _zero_by_kernel(self, offset: int, length: int) -> bool:

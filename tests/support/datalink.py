@@ -6,7 +6,7 @@ import asyncio
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +72,10 @@ class FakeDisk:
         self.entered.set()
         assert gate.wait(20)
 
+    def write_pieces(self, pieces: Sequence[tuple[int, memoryview]]) -> None:
+        for offset, content in pieces:
+            self.write(offset, content)
+
     def write(self, offset: int, content: memoryview) -> None:
         self._enter(self.write_gate)
         try:
@@ -88,8 +92,12 @@ class FakeDisk:
         self.written.add(offset)
         self.busy -= 1
 
-    def read_into(self, offset: int, view: memoryview) -> None:
-        view[:] = self.content[offset : offset + len(view)]
+    def read(self, ranges: Sequence[tuple[int, int]], into: memoryview) -> int:
+        filled = 0
+        for offset, length in ranges:
+            into[filled : filled + length] = self.content[offset : offset + length]
+            filled += length
+        return filled
 
     def is_hole(self, offset: int, length: int) -> bool:
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import xxhash
@@ -189,14 +189,22 @@ class GuardedDisk:
         assert offset + length <= DISK, (offset, length)
         return slice(offset, offset + length)
 
+    def write_pieces(self, pieces: Sequence[tuple[int, memoryview]]) -> None:
+        for offset, content in pieces:
+            self.write(offset, content)
+
     def write(self, offset: int, content: memoryview) -> None:
         self.content[self._within(offset, len(content))] = content
 
     def zero(self, offset: int, length: int) -> None:
         self.content[self._within(offset, length)] = bytes(length)
 
-    def read_into(self, offset: int, view: memoryview) -> None:
-        view[:] = self.content[self._within(offset, len(view))]
+    def read(self, ranges: Sequence[tuple[int, int]], into: memoryview) -> int:
+        filled = 0
+        for offset, length in ranges:
+            into[filled : filled + length] = self.content[self._within(offset, length)]
+            filled += length
+        return filled
 
     def is_hole(self, offset: int, length: int) -> bool:
         return not any(self.content[self._within(offset, length)])
