@@ -29,12 +29,13 @@ from protocol.local.stopping import stop_event
 from protocol.local.values import parse_address
 from protocol.views import SourceStatus, TrackerView
 from protocol.wire.greeting import Greeting
-from protocol.wire.jobs import ErrorInfo, JobOrder
+from protocol.wire.jobs import JobOrder
 from protocol.wire.messages import Inventory, SessionFailed
 from replicad import __version__
 from replicad.commands import Commands
 from replicad.engine.job import JobEngine, internal
 from replicad.engine.session import Settings
+from replicad.engine.standing import News
 from replicad.freeze.leftover import thaw_leftovers
 from replicad.inventory import present_disks
 from replicad.report import Snapshot, compression_view, metrics, source_status
@@ -176,8 +177,8 @@ class Daemon:
         once when its state or a pass has changed."""
         loop = asyncio.get_running_loop()
         told: tuple[object, ...] | None = None
-        said: tuple[object, ...] | None = None
-        complained: ErrorInfo | None = None
+        said: News | None = None
+        complained: tuple[str, str] | None = None
         look_at = say_at = 0.0
         while True:
             if loop.time() >= look_at:
@@ -188,14 +189,13 @@ class Daemon:
                     told = found
                     link.send(Inventory(disks=found))
                     crash.here("inventory.sent")
-            report = self.engine.report()
-            if report is not None and report.error != complained:
+            news = self.engine.news()
+            if news is not None and news.error != complained:
                 # It may be about a disk: the receiver must know what is there now.
-                complained, look_at = report.error, loop.time()
-            if report is not None and self._obeyed:
-                news = (report.state, report.error, [(d.pass_, d.passed) for d in report.disks])
-                if news != said or loop.time() >= say_at:
-                    said, say_at = news, loop.time() + REPORT_SECONDS
+                complained, look_at = news.error, loop.time()
+            if news is not None and self._obeyed and (news != said or loop.time() >= say_at):
+                said, say_at = news, loop.time() + REPORT_SECONDS
+                if (report := self.engine.report()) is not None:
                     link.send(report)
                     crash.here("report.sent")
             await asyncio.sleep(NEWS_SECONDS)

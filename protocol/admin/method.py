@@ -8,6 +8,7 @@ whose :class:`Final` item is the result.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Method(Generic[Params]):
         Raises:
             RequestError: an unknown name, a missing one, or a value of the wrong type.
         """
-        names = [field.encode_name for field in msgspec.structs.fields(self.params)]
+        names = _names(self.params)
         unknown = sorted(set(params) - set(names))
         if unknown:
             takes = f"it takes {', '.join(names)}" if names else "it takes none"
@@ -84,6 +85,11 @@ class Method(Generic[Params]):
         finally:
             if isinstance(running, AsyncGenerator):
                 await running.aclose()
+
+
+@functools.cache  # they are found out from annotations, which takes longer than most methods
+def _names(params: type) -> tuple[str, ...]:
+    return tuple(field.encode_name for field in msgspec.structs.fields(params))
 
 
 def describe(methods: dict[str, Method[Any]]) -> list[dict[str, Any]]:

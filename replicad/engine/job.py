@@ -36,7 +36,7 @@ from replicad.engine.frozen import THREADS
 from replicad.engine.leftovers import remove_leftovers
 from replicad.engine.orders import Orders
 from replicad.engine.session import DRAIN_SECONDS, TRANSIENT, Session, Settings
-from replicad.engine.standing import Standing
+from replicad.engine.standing import News, Standing
 from replicad.pace import Pacer
 from replicad.threads import ended, to_end
 from replicad.tracker import EbpfTracker, NoTracker
@@ -109,6 +109,10 @@ class JobEngine:
     def report(self) -> JobReport | None:
         """The job as it stands; None when there is none."""
         return self.standing.report(self.order, self._disks, self._transfer)
+
+    def news(self) -> News | None:
+        """Of the report, what should be told at once; None when there is no job."""
+        return self.standing.news(self.order, self._disks)
 
     @property
     def connections(self) -> int:

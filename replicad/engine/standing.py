@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import NamedTuple
 
 from protocol.errors import Fault
 from protocol.wire.jobs import DiskRange, ErrorInfo, JobOrder, JobReport, JobState, VerifyOrder
@@ -19,6 +20,17 @@ from replicad.pace import Speedometer, remaining_seconds
 from replicad.sentence import describe
 from replicad.transfer import Transfer
 from replicad.verification import Tally, Verification, shown
+
+
+class News(NamedTuple):
+    """Of a report, what the receiver should know at once. Asked for often, so made of next to
+    nothing; two are equal as long as there is nothing new."""
+
+    job: str
+    state: JobState
+    error: tuple[str, str] | None
+    passes: tuple[tuple[str, int], ...]
+    verifying: bool
 
 
 class Standing:
@@ -78,6 +90,15 @@ class Standing:
         """Whether a verification is under way now."""
         wanted = order.verify is not None and order.verify != self.verified_order
         return wanted and self.state == "syncing"
+
+    def news(self, order: JobOrder, disks: DiskSet | None) -> News | None:
+        """What is new is seen in it; None when there is no job."""
+        if not order.job:
+            return None
+        error = (self.error.code, self.error.sentence) if self.error else None
+        passes = tuple((disk.kind, disk.passed) for disk in disks.disks) if disks else ()
+        verifying = self.verification is not None and self.verifying(order)
+        return News(order.job, self.state, error, passes, verifying)
 
     def report(
         self, order: JobOrder, disks: DiskSet | None, transfer: Transfer | None
