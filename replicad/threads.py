@@ -8,7 +8,7 @@ must wait for it; otherwise both happen at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -36,6 +36,14 @@ async def ended(task: asyncio.Task[Any]) -> BaseException | None:
     if cancelled:
         raise asyncio.CancelledError
     return found
+
+
+async def all_ended(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for the end of all; what they raised is forgotten."""
+    for task in tasks:
+        task.cancel()
+    if await _wait(asyncio.gather(*tasks, return_exceptions=True)):
+        raise asyncio.CancelledError
 
 
 async def _wait(work: asyncio.Future[Any]) -> bool:

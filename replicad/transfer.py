@@ -36,7 +36,7 @@ from replicad.latency import Watch
 from replicad.pace import Pacer
 from replicad.rates import SendMeter, Sent
 from replicad.sender import Sender
-from replicad.threads import ended, to_end
+from replicad.threads import all_ended, ended, to_end
 
 WINDOW_BATCHES = 16384
 """Batches in flight over all connections: bounds the bookkeeping when batches are small."""
@@ -99,11 +99,16 @@ class Transfer:
         self.acked_bytes = 0
 
     async def __aenter__(self) -> Self:
+        # At the same time: each takes two round trips, in which a long line carries nothing.
+        indices = range(self._opened.connections)
+        connecting = [self._loop.create_task(self._connect(index)) for index in indices]
         try:
-            for index in range(self._opened.connections):
-                await self._connect(index)
+            await asyncio.gather(*connecting)
         except BaseException:
-            await self.__aexit__()
+            try:
+                await all_ended(connecting)
+            finally:
+                await self.__aexit__()
             raise
         now = self._loop.time()
         self._alive = [Alive(self._heartbeat, now) for _ in self._readers]

@@ -46,6 +46,11 @@ STEADY_SECONDS = 10.0
 """A session that stood so long was a good one: the next attempt after it waits no longer than
 after the first failure."""
 
+AGAIN_SECONDS = 0.05
+"""Before a session that got somewhere is opened anew. Mostly one connection of it broke, and a long
+line stands idle until then. Where the receiver itself is gone, finding it again takes its own time.
+"""
+
 _log = log.get("job")
 
 
@@ -84,7 +89,7 @@ class JobEngine:
         self._failed: tuple[str, int] | None = None
         self._reopen = False
         self._swept: str | None = None
-        self._backoff = Backoff()
+        self._backoff = Backoff(first=AGAIN_SECONDS)
 
     # --- orders -------------------------------------------------------------------------------
 

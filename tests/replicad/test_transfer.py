@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import INTERNAL, PROTOCOL, Fault
+from protocol.wire.crypto import SessionKeys
 from protocol.wire.frames import Ack, Data, Diff, Digests, Frame
 from replicad.engine.passes import JobSweep, run_pass
 from replicad.feed import Work
-from tests.support.copying import GRANULE, Bench, bench
+from tests.support.copying import GRANULE, Bench, Receiver, bench
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -99,6 +102,57 @@ def test_cut_at_any_byte_the_next_session_makes_them_equal(cut: int, seed: int) 
         transfer.release()
         assert made.disk.live_map.flying_granules == 0
         made.receiver.cut_after = None
+        await made.sync()
+        assert made.equal()
+
+    in_bench(case)
+
+
+def test_connections_are_made_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver greets nobody before all are there: one after the other would never end."""
+    arrived: list[int] = []
+
+    async def case(made: Bench) -> None:
+        all_there = asyncio.Event()
+        converse = Receiver._converse
+
+        async def patient(self: Receiver, keys: SessionKeys, index: int, *ends: Any) -> None:
+            arrived.append(index)
+            if len(arrived) == 2:
+                all_there.set()
+            await all_there.wait()
+            await converse(self, keys, index, *ends)
+
+        monkeypatch.setattr(Receiver, "_converse", patient)
+        async with asyncio.timeout(5), await made.transfer() as transfer:
+            await run_pass(transfer, made.disks)
+        assert made.equal()
+
+    in_bench(case)
+    assert sorted(arrived) == [0, 1]
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_a_connection_that_is_refused_ends_the_others(
+    refused: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def case(made: Bench) -> None:
+        converse = Receiver._converse
+
+        async def refusing(self: Receiver, keys: SessionKeys, index: int, *ends: Any) -> None:
+            if index == refused:
+                raise ConnectionError
+            await converse(self, keys, index, *ends)
+
+        monkeypatch.setattr(Receiver, "_converse", refusing)
+        transfer = await made.transfer()
+        with pytest.raises(Fault):
+            async with asyncio.timeout(5), transfer:
+                raise AssertionError("it was entered")
+        assert not [thread for thread in threading.enumerate() if "sender" in thread.name]
+        assert not [task for task in asyncio.all_tasks() if "Transfer" in repr(task)]
+        transfer.release()
+        monkeypatch.undo()
         await made.sync()
         assert made.equal()
 
