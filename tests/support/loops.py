@@ -59,12 +59,14 @@ def partitioned(image: Path, size: int) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def mounted(device: str, where: Path, kind: str | None = None) -> Iterator[Path]:
+def mounted(
+    device: str, where: Path, kind: str | None = None, options: str = "rw"
+) -> Iterator[Path]:
     """``device`` mounted at ``where``, with a new filesystem if ``kind`` says which."""
     if kind is not None:
         run(*_MAKE[kind], device)
     where.mkdir(exist_ok=True)
-    run("mount", device, where)
+    run("mount", "-o", options, device, where)
     try:
         yield where
     finally:
