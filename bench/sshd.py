@@ -35,6 +35,8 @@ def _configure(directory: Path, port: int) -> Path:
         f"AuthorizedKeysFile {user}.pub\nStrictModes no\nUsePAM no\nCompression no\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\n"
         f"PermitRootLogin prohibit-password\nCiphers {CIPHER}\nMaxStartups 100\n"
+        # A shell without the user's start-up files: what they do is not what is measured.
+        f"SetEnv HOME={directory}\n"
     )
     client = directory / "ssh_config"
     client.write_text(
