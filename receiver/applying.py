@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 HOLE_LEAST = 256 << 10
 """Bytes below which it is not asked whether they are a hole: reading zeros takes as long."""
 
+RANGES_AT_ONCE = 16
+"""Ranges that are read before it is asked again whether the session is wanted: those of a
+comparison's second stage fill a buffer, and a dying disk may take seconds for each."""
+
 ZERO_STEP = 256 << 20
 """Bytes that are zeroed in one call: a device that must write them takes a second or less."""
 
@@ -115,7 +119,7 @@ class Applier:
         blocks = len(scratch) // block
         ranges = [(offset, length) for offset, length, _ in frame.ranges]
         number = 0
-        for some in portions(ranges, block, blocks, blocks):
+        for some in portions(ranges, block, blocks, RANGES_AT_ONCE):
             self._refuse_if_over()
             mine = self._block_digests(disk, some, block, hasher)
             first, number = number, number + len(mine)

@@ -119,10 +119,6 @@ class IntermediateDisk(abc.ABC):
             if length and not self._zero_by_kernel(offset, length):
                 self._write_zeros(offset, length)
 
-    def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` with the content at ``offset``, as :meth:`read` does."""
-        self.read([(offset, view.nbytes)], view.cast("B"))
-
     def read(self, ranges: Sequence[tuple[int, int]], into: memoryview) -> int:
         """Read ``(offset, length)`` ranges one behind the other; returns the sum of lengths.
 

@@ -251,7 +251,7 @@ def test_a_real_failed_sync_is_final_and_its_cache_is_not_believed(
                 disk.sync()
         seen = bytearray(SIZE)
         with take(device, storage) as disk:
-            disk.read_into(0, memoryview(seen))
+            disk.read([(0, len(seen))], memoryview(seen))
         stored = (small / "image").read_bytes()[:SIZE]
         lost = sum(stored[at : at + MIB] != noise for at in range(0, SIZE, MIB))
         assert lost > 0

@@ -67,7 +67,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Intermediat
 
 def content(disk: IntermediateDisk, offset: int = 0, length: int | None = None) -> bytes:
     buffer = bytearray(disk.size - offset if length is None else length)
-    disk.read_into(offset, memoryview(buffer))
+    assert disk.read([(offset, len(buffer))], memoryview(buffer)) == len(buffer)
     return bytes(buffer)
 
 
@@ -100,13 +100,34 @@ def test_it_is_like_a_byte_string(
     assert content(disk) == model
 
 
+def test_pieces_are_written_and_read_each_at_its_place(disk: IntermediateDisk) -> None:
+    places = [(5, 3), (4096, 4096), (SIZE - 7, 7), (9000, 1)]
+    wanted = random.Random(5).randbytes(sum(length for _, length in places))
+    pieces, at = [], 0
+    for offset, length in places:
+        pieces.append((offset, memoryview(wanted)[at : at + length]))
+        at += length
+    model = bytearray(content(disk))
+    for offset, piece in pieces:
+        model[offset : offset + len(piece)] = piece
+    disk.write_pieces(pieces)
+    assert content(disk) == model
+    buffer = bytearray(len(wanted) + 1)
+    assert disk.read(places, memoryview(buffer)) == len(wanted)
+    assert buffer == wanted + b"\0"
+
+
 @pytest.mark.parametrize(("offset", "length"), [(-1, 1), (SIZE, 1), (SIZE - 1, 2), (0, SIZE + 1)])
 def test_nothing_outside_of_it_is_touched(disk: IntermediateDisk, offset: int, length: int) -> None:
     before = content(disk)
     buffer = memoryview(bytearray(b"x" * length))
-    for call in (disk.write, disk.read_into):
-        with pytest.raises(ValueError, match="not within"):
-            call(offset, buffer)
+    with pytest.raises(ValueError, match="not within"):
+        disk.write(offset, buffer)
+    # One piece that is not within, and nothing of the others is written.
+    with pytest.raises(ValueError, match="not within"):
+        disk.write_pieces([(0, memoryview(b"y" * 100)), (offset, buffer)])
+    with pytest.raises(ValueError, match="not within"):
+        disk.read([(0, 1), (offset, length)], memoryview(bytearray(1 + length)))
     with pytest.raises(ValueError, match="not within"):
         disk.zero(offset, length)
     assert content(disk) == before
@@ -185,7 +206,7 @@ def test_a_failed_sync_is_never_followed_by_a_good_one(
         disk.sync,
         lambda: disk.write(0, memoryview(b"x")),
         lambda: disk.zero(0, 1),
-        lambda: disk.read_into(0, memoryview(bytearray(1))),
+        lambda: disk.read([(0, 1)], memoryview(bytearray(1))),
     ):
         with pytest.raises(Fault, match="RPL-4108"):
             call()
