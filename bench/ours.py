@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contest import Figures
+from bench.images import touch
 from bench.leftovers import touched
 from bench.peers import Spent
 from tests.support.pair import Pair, pair, same_content, until
@@ -119,17 +120,39 @@ class Ours:
             if not same_content(copy, Path(original)):
                 raise AssertionError(f"the copy of {original} differs")
 
-    def full_pass(self, image: Path) -> Figures:
-        """A new job's first pass: from the order to start until all of it is durably held."""
+    def full_pass_new_file(self, image: Path) -> Figures:
+        """A new job's first pass, whose copy is a new file: from the order to start until all of it
+        is durably held."""
         self.both.create("--start", "manual", "--disk", str(image))
         touched(image.stat().st_size)
+        figures = self._full_pass(image, "start")
+        self.forget()
+        return figures
+
+    def full_pass(self, image: Path) -> Figures:
+        """A full pass into a copy whose pages are there and zeroed, as the peers' are.
+
+        ``job set accept=`` is what an administrator says of another disk under the same path: all
+        of it is sent, and nothing that the copy holds is believed.
+        """
+        self.both.create("--start", "manual", "--disk", str(image))
+        since = self.mark()
+        self.ask("start")
+        self.ended_pass(since, "full")
+        self.pause()
+        touch(self.both.intermediate(), image.stat().st_size)
+        self.both.receiver.run("job", "set", self.both.job, f"accept={image}")
+        figures = self._full_pass(image, "resume")
+        self.forget()
+        return figures
+
+    def _full_pass(self, image: Path, order: str) -> Figures:
         since, pid = self.mark(), self.both.source.pid
         begun, used = time.time(), cpu_seconds(pid)
-        self.ask("start")
+        self.ask(order)
         event = self.ended_pass(since, "full")
         spent = Spent(event.at - begun, cpu_seconds(pid) - used)
         self.check(image)
-        self.forget()
         return spent.figures(image.stat().st_size)
 
 
