@@ -24,7 +24,6 @@ from receiver.turns import turn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from receiver.decoder import Decoder
     from receiver.disk import IntermediateDisk
 
 HOLE_LEAST = 256 << 10
@@ -56,27 +55,25 @@ class Target(Protocol):
 class Applier:
     """Applies the frames of one data connection, in order, in one thread at a time."""
 
-    def __init__(self, target: Target, decoder: Decoder, seed: int) -> None:
+    def __init__(self, target: Target, seed: int) -> None:
         self._target = target
-        self._decoder = decoder
         self._seed = seed
         self._hasher: BlockHasher | None = None
 
-    def data(self, frame: Data, payload: memoryview, scratch: memoryview) -> int:
-        """Write one DATA frame: its segments' content lies in the payload one after the other.
+    def data(self, frame: Data, content: memoryview) -> int:
+        """Write one DATA frame.
 
         Args:
-            scratch: PAYLOAD_MAX bytes or more that may be overwritten.
+            content: verified; that of the frame's segments, one after the other.
 
         Returns:
             Logical bytes, zeros included.
 
         Raises:
-            PeerFault: not of this session, not what its digest says, or not now.
+            PeerFault: not of this session, or not now.
             LocalFault: the disk failed; nothing of the frame may be believed.
         """
         disk = self._disk(frame.disk, frame.segments)
-        content = self._decoder.content(frame, payload, scratch)
         pieces = []
         at = logical = 0
         for offset, length, zero in frame.segments:

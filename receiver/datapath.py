@@ -133,7 +133,7 @@ class DataConnection:
         self._session = session
         self._executor = executor
         self._decoder = Decoder(keys, index)
-        self._applier = Applier(session, self._decoder, keys.digest_seed)
+        self._applier = Applier(session, keys.digest_seed)
         self._sealer = keys.sealer(index, Direction.FROM_RECEIVER)
         self._reader = FrameReader()
         self._reader.provide(buffer.view)
@@ -279,11 +279,11 @@ class DataConnection:
         """Carry a frame out. The buffer that it came in is free once it has been opened."""
         crash.here("frame.received")
         sequence = self._decoder.sequence
-        frame, payload = self._decoder.open(sealed, _workspace.buffer())
+        frame, payload = self._decoder.open(sealed, _workspace.buffer(), self.buffer.view)
         crash.here("frame.opened")
         logical = 0
         if isinstance(frame, Data):
-            logical = self._applier.data(frame, payload, self.buffer.view)
+            logical = self._applier.data(frame, payload)
             self.logical_bytes += logical
         elif isinstance(frame, Digests):
             bits = self._applier.digests(frame, payload, self.buffer.view)

@@ -35,33 +35,40 @@ class Decoder:
         """The number of the next frame."""
         return self._opener.next_sequence
 
-    def open(self, sealed: memoryview, into: memoryview) -> tuple[Frame, memoryview]:
-        """The frame and its payload, which lies at the beginning of ``into``.
+    def open(
+        self, sealed: memoryview, into: memoryview, scratch: memoryview
+    ) -> tuple[Frame, memoryview]:
+        """The frame, and what came with it: of a DATA frame its uncompressed, verified content,
+        else the payload. It lies at the beginning of ``into`` or of ``scratch``.
+
+        Args:
+            scratch: PAYLOAD_MAX bytes or more, free as soon as the frame has been opened: the
+                memory that ``sealed`` lies in will do.
 
         Raises:
-            PeerFault: TAMPERED, TOO_LONG or PROTOCOL; the connection cannot be used any more.
+            PeerFault: TAMPERED, TOO_LONG, PROTOCOL or CORRUPT; the connection cannot be used any
+                more.
         """
         with turn:
             length = self._opener.open(sealed, into)
-        frame, payload = decode_meta(into[:length], Direction.FROM_SOURCE)
-        return frame, into[:payload]
+            frame, size = decode_meta(into[:length], Direction.FROM_SOURCE)
+            payload = into[:size]
+            if not isinstance(frame, Data):
+                return frame, payload
+            if frame.encoding == RAW:
+                return frame, _verified(frame, payload)
+        return frame, self.content(frame, payload, scratch)
 
     def content(self, frame: Data, payload: memoryview, scratch: memoryview) -> memoryview:
-        """The uncompressed, verified content of a DATA frame: in ``payload`` or ``scratch``.
+        """The verified content of a compressed payload, in ``scratch``.
 
         Raises:
             PeerFault: PROTOCOL when it does not expand to what it says, CORRUPT when the
                 digest is another.
         """
-        if frame.encoding == RAW:
-            content = payload
-        else:
-            content = self._expand(payload, frame.raw_length, scratch)
+        content = self._expand(payload, frame.raw_length, scratch)
         with turn:
-            digest = xxhash.xxh3_128_digest(content)
-        if digest != frame.digest:
-            raise CORRUPT.peer()
-        return content
+            return _verified(frame, content)
 
     def _expand(self, payload: memoryview, size: int, scratch: memoryview) -> memoryview:
         """One zstd frame of exactly ``size`` bytes, into memory that exists already."""
@@ -82,3 +89,10 @@ class Decoder:
         except zstandard.ZstdError as error:
             raise PROTOCOL.peer(detail=f"compressed content cannot be read: {error}") from error
         return scratch[:size]
+
+
+def _verified(frame: Data, content: memoryview) -> memoryview:
+    digest = xxhash.xxh3_128_digest(content)
+    if digest != frame.digest:
+        raise CORRUPT.peer()
+    return content

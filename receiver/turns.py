@@ -22,7 +22,7 @@ COMPUTING: Final = 2
 class Turns:
     """So many at a time; use as ``with turn:``.
 
-    Each frame takes two turns, so this is made of a queue of tokens, which is one call in C, and
+    Each frame takes a turn, so this is made of a queue of tokens, which is one call in C, and
     not of ``threading.Semaphore``, which is a dozen in Python.
     """
 

@@ -83,16 +83,18 @@ class Encoder:
 
         ``buffer`` has room for the content and META_MAX bytes more.
         """
-        length = sum(size for _, size in ranges)
-        digest = xxhash.xxh3_128_digest(buffer[:length])
+        one = len(ranges) == 1  # nearly all of a full pass
+        length = ranges[0][1] if one else sum(size for _, size in ranges)
+        content = buffer[:length]
+        digest = xxhash.xxh3_128_digest(content)
         segments: tuple[Segment, ...]
         if digest == self._zero_digest(length):
             segments = tuple(Segment(offset, size, True) for offset, size in ranges)
             return self._finish(disk, RAW, 0, 0, self._nothing, segments, length, buffer)
         raw = length
-        found = self._zero_blocks(buffer[:length])
+        found = self._zero_blocks(content)
         if found is None:
-            segments = tuple(Segment(offset, size) for offset, size in ranges)
+            segments = tuple([Segment(offset, size) for offset, size in ranges])
         else:
             segments, raw = cut_zeros(ranges, found, buffer)
             if raw != length:
@@ -131,10 +133,11 @@ class Encoder:
         """Which 4 KiB blocks are zero; None when none is, or when it is not whole blocks."""
         if len(content) % BLOCK:
             return None
-        blocks = np.frombuffer(content, dtype=np.uint64).reshape(-1, _WORDS)
-        candidates = np.flatnonzero(blocks[:, 0] == 0)
+        words = np.frombuffer(content, dtype=np.uint64)
+        (candidates,) = (words[::_WORDS] == 0).nonzero()
         if not candidates.size:
             return None
+        blocks = words.reshape(-1, _WORDS)
         zero = candidates[~blocks[candidates].any(axis=1)]
         if not zero.size:
             return None

@@ -28,7 +28,8 @@ Refill = Callable[[], Sequence["Work"]]
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One batch on its way. ``ranges`` are bytes (offset, length) of the disk.
+    """One batch on its way. ``ranges`` are bytes (offset, length) of the disk, ``size`` how many
+    they are: what counts against the window.
 
     ``frozen``: the content, when it was read while the source was frozen; let go of as soon as
     nobody can want it, for it holds all that was reserved for the freeze. ``zeros``: bytes of
@@ -47,11 +48,15 @@ class Work:
     verdict: Callable[[Work, Sequence[tuple[int, int]]], None] | None = field(
         default=None, repr=False
     )
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """Bytes of the disk that this is about; what counts against the window."""
-        return sum(length for _, length in self.ranges)
+    def __post_init__(self) -> None:
+        self.narrow(self.batch, self.ranges)
+
+    def narrow(self, batch: Batch, ranges: Sequence[tuple[int, int]]) -> None:
+        """From now on it is this batch and these ranges."""
+        self.batch, self.ranges = batch, ranges
+        self.size = ranges[0][1] if len(ranges) == 1 else sum(length for _, length in ranges)
 
     def lost(self) -> None:
         """No answer will come. What is being verified lacks nothing because of that."""
@@ -64,7 +69,9 @@ class Feed:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._changed = threading.Condition()
+        # Taken for each frame: a lock is one call in C, its condition a dozen in Python.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._ready: deque[Work] = deque()
         self._refill: Refill | None = None
         self._outstanding: dict[Batch, Work] = {}
@@ -80,20 +87,20 @@ class Feed:
 
     async def drive(self, refill: Refill) -> None:
         """Hand out what ``refill`` gives until it gives nothing and all of it is answered."""
-        with self._changed:
+        with self._lock:
             self._refill = refill
             self._idle = self._loop.create_future()
             self._changed.notify_all()
         try:
             await self._idle
         finally:
-            with self._changed:
+            with self._lock:
                 self._refill = None
                 self._idle = None
 
     def push(self, work: Work) -> None:
         """More to do for a batch that is outstanding already: its finer digests."""
-        with self._changed:
+        with self._lock:
             self._ready.append(work)
             self._outstanding[work.batch] = work
             self._changed.notify()
@@ -105,24 +112,24 @@ class Feed:
     def shrink(self, work: Work, batch: Batch | None, ranges: Sequence[tuple[int, int]]) -> None:
         """A sender could not read all of it: from now on it is this batch and these ranges; with
         None there is nothing left of it, and nothing to wait for."""
-        with self._changed:
+        with self._lock:
             del self._outstanding[work.batch]
             if batch is None:
                 self._settle()
                 return
-            work.batch, work.ranges = batch, ranges
+            work.narrow(batch, ranges)
             self._outstanding[batch] = work
 
     def answered(self, work: Work) -> None:
         """The receiver's durable answer has been carried into the map."""
-        with self._changed:
+        with self._lock:
             del self._outstanding[work.batch]
             work.frozen = None
             self._settle()
 
     def stop(self) -> list[Work]:
         """Wake and end all senders; returns the work that no sender had begun."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
             self._refill = None
             unsent = list(self._ready)
@@ -134,13 +141,13 @@ class Feed:
 
     def forget_content(self) -> None:
         """After the senders have ended: nothing is sent any more, so no content is needed."""
-        with self._changed:
+        with self._lock:
             for work in self._outstanding.values():
                 work.frozen = None
 
     def abandon(self) -> list[Work]:
         """After the senders have ended: everything that was sent and not answered."""
-        with self._changed:
+        with self._lock:
             left = list(self._outstanding.values())
             self._outstanding.clear()
         return left
@@ -159,7 +166,7 @@ class Feed:
         Raises:
             Stopped: the feed has been stopped.
         """
-        with self._changed:
+        with self._lock:
             while not self._stopped:
                 if not self._ready and self._refill is not None:
                     self._take_more()

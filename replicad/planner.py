@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replicad.dirtymap import COMPARE_BLOCK, Batch, DirtyMap, Found, Kind, Segments
+from replicad.dirtymap.bitmap import WORD_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,6 +104,15 @@ def divide(
 ) -> list[Batch]:
     """The first ``at_most`` batches of what was found, each with at most so many ``granules``
     and ``segments`` (pure)."""
+    if granules % WORD_BITS == 0 and found.solid_from(granules):
+        return whole_extents(found, at_most, disk=disk, kind=kind, words=granules // WORD_BITS)
+    return by_pieces(found, at_most, disk=disk, kind=kind, granules=granules, segments=segments)
+
+
+def by_pieces(
+    found: Found, at_most: int, *, disk: int, kind: Kind, granules: int, segments: int
+) -> list[Batch]:
+    """The same of runs of any kind: cut them into pieces, and fill batches with these (pure)."""
     starts, ends = cut(*found.runs(), granules)
     most = at_most * segments + 1
     firsts = starts[:most].tolist()
@@ -112,6 +122,19 @@ def divide(
         runs = tuple(zip(firsts[low:high], counts[low:high], strict=True))
         place, mask = found.between(firsts[low], firsts[high - 1] + counts[high - 1])
         batches.append(Batch(disk, kind, runs, sum(counts[low:high]), place, mask))
+    return batches
+
+
+def whole_extents(found: Found, at_most: int, *, disk: int, kind: Kind, words: int) -> list[Batch]:
+    """The same of one run without gaps that begins where an extent does (of so many ``words`` of
+    the bitmap): a full pass is little else, and need not be taken apart into bits (pure)."""
+    first, masks = int(found.at[0]), found.words
+    batches = []
+    for low in range(0, min(len(masks), at_most * words), words):
+        mask, start = masks[low : low + words], first + low
+        count = len(mask) * WORD_BITS
+        run = (start * WORD_BITS, count)
+        batches.append(Batch(disk, kind, (run,), count, slice(start, start + len(mask)), mask))
     return batches
 
 

@@ -175,16 +175,21 @@ class DiskReader:
         LocalFault: ``source_disk_read`` with the range that fails, ``..._missing``,
         ``..._resized``. After an error the content of ``into`` means nothing.
         """
-        last = -(-ranges[-1][1] // self.sector) * self.sector if ranges else 0
-        if sum(length for _, length in ranges[:-1]) + last > len(into):
+        if not ranges:
+            return 0
+        one = len(ranges) == 1  # nearly all of a full pass
+        size = ranges[0][1] if one else sum(length for _, length in ranges)
+        if size + -ranges[-1][1] % self.sector > len(into):
             raise ValueError(f"{len(into)} bytes do not hold {len(ranges)} ranges")
+        if one:
+            return self._read_together(ranges, into)
         at = 0
         for low, high in self._calls(ranges):
             at += self._read_together(ranges[low:high], into[at:])
         return at
 
     def _calls(self, ranges: Sequence[Range]) -> Iterator[tuple[int, int]]:
-        """Which ranges ``[low, high)`` are read with one call."""
+        """Which ranges ``[low, high)`` are read with one call; there is one at least."""
         low = 0
         for index in range(1, len(ranges)):
             offset, length = ranges[index - 1]
@@ -192,8 +197,7 @@ class DiskReader:
             if far or 2 * (index - low) + 1 >= _IOV_MAX:
                 yield low, index
                 low = index
-        if ranges:
-            yield low, len(ranges)
+        yield low, len(ranges)
 
     def _read_together(self, ranges: Sequence[Range], into: memoryview) -> int:
         start, total, wanted, iov = ranges[0][0], 0, 0, []

@@ -247,8 +247,9 @@ class Sender(threading.Thread):
         into: memoryview,
         blocks: int,
     ) -> None:
-        rate = self._pacer.rate  # before it is asked: a change in between must not be missed
-        self._wait(self._pacer.spend(LENGTH + len(plaintext) + TAG, time.monotonic()), rate)
+        if rate := self._pacer.rate:  # before it is asked: no change in between must be missed
+            wire = LENGTH + len(plaintext) + TAG
+            self._wait(self._pacer.spend(wire, time.monotonic()), rate)
         with self._speaking:
             frame = self._sealer.seal(plaintext, into)
             crash.here("sender.sealed")

@@ -171,7 +171,8 @@ class FrameReader:
             PeerFault: TOO_LONG or PROTOCOL, for a length that came along with the last frame.
             ValueError: :attr:`needs_buffer`, or a complete frame has not been taken.
         """
-        self._judge_length()
+        if self._length is None:
+            self._judge_length()
         if self._length is None:
             return memoryview(self._head)[self._head_filled :]
         if self._buffer is None or self._filled >= self._length:

@@ -2,15 +2,14 @@
 
 The ideas it rests on:
 
-* **Positional I/O only** (pwritev, preadv): workers of all connections use one descriptor
+* **Positional I/O only** (pwrite, preadv): workers of all connections use one descriptor
   at once, with no seek to share and the GIL released.
 * **A failed sync is final.** Linux reports a writeback error once and marks the pages clean
   (fsync(2), "fsyncgate"), so a second fdatasync would say "durable" of data that
   is gone. The disk is poisoned instead: every later call fails with the same fault, the
   cached pages are dropped so that nobody reads what the device does not hold, and the
   identity mark of a file is removed, so that its next use begins with a compare pass.
-* **A closed descriptor's number is reused by the kernel.** A late writer must not hit another
-  disk, so close waits for calls in progress and refuses those that come after.
+* **A closed descriptor's number is reused by the kernel**: see :mod:`receiver.disk.calls`.
 """
 
 from __future__ import annotations
@@ -24,9 +23,10 @@ from typing import TYPE_CHECKING, Self
 
 from protocol.errors import RECEIVER_FULL, TARGET_IO, LocalFault
 from protocol.local import crash
+from receiver.disk.calls import Calls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from receiver.disk.lease import Lease
     from receiver.evidence import Mark
@@ -35,16 +35,11 @@ ZEROS = memoryview(bytes(1 << 20))
 """1 MiB that is written where the kernel cannot zero; larger gains nothing (measured: memory
 bandwidth of the page cache, not calls, is the limit)."""
 
-IOV_MAX = 1024
-"""Buffers of one pwritev(2) on Linux (UIO_MAXIOV)."""
-
 FOLIO_MAX = 2 << 20
 """Bytes of the largest pieces in which the page cache keeps a file (PMD_SIZE, with 4 KiB pages)."""
 
-Piece = tuple[int, "memoryview | Sequence[memoryview]"]
-"""Where, and what is to be there."""
-
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_UNLEASED = contextlib.nullcontext()
 
 
 class IntermediateDisk(abc.ABC):
@@ -65,25 +60,20 @@ class IntermediateDisk(abc.ABC):
         self.doubt = ""
         self.lease: Lease | None = None
         self._descriptor = descriptor
-        self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
         self._syncing = threading.Lock()
-        self._calls = 0
-        self._closed = False
-        self._poison: LocalFault | None = None
+        self._calls = Calls(path, self._fault)
 
     @property
     def poisoned(self) -> LocalFault | None:
         """Why nothing may be believed of this disk any more: the fault of a failed sync."""
-        return self._poison
+        return self._calls.poison
 
-    def write(self, offset: int, content: memoryview | Sequence[memoryview]) -> None:
-        """Write all of ``content`` (one buffer, or several in a row) at ``offset``, as
-        :meth:`write_pieces` does."""
+    def write(self, offset: int, content: memoryview) -> None:
+        """Write all of ``content`` at ``offset``, as :meth:`write_pieces` does."""
         self.write_pieces([(offset, content)])
 
-    def write_pieces(self, pieces: Sequence[Piece]) -> None:
-        """Write all pieces, each an offset and what is to be there (one buffer, or several).
+    def write_pieces(self, pieces: Sequence[tuple[int, memoryview]]) -> None:
+        """Write all pieces, each an offset and what is to be there, as bytes.
 
         All of a frame is one call of this: what has to be looked at before a write, and after it,
         takes longer than writing 4 KiB does.
@@ -94,17 +84,14 @@ class IntermediateDisk(abc.ABC):
             LocalFault: RECEIVER_FULL, TARGET_IO; a part may have been written.
             ValueError: a range is not within the disk, or the disk is closed.
         """
-        wanted = [(offset, _views(content)) for offset, content in pieces]
-        for offset, views in wanted:
-            self._check_within(offset, sum(view.nbytes for view in views))
-        with self._call(), self._changing():
+        for offset, content in pieces:
+            self._check_within(offset, len(content))
+        with self._calls, self.lease or _UNLEASED:
             self._check_room()
-            for at, views in wanted:
-                offset, left = at, views
-                while left:
-                    written = os.pwritev(self._descriptor, left[:IOV_MAX], offset)
-                    offset += written
-                    left = _rest(left, written)
+            for offset, content in pieces:
+                done = 0
+                while done < len(content):
+                    done += os.pwrite(self._descriptor, content[done:], offset + done)
                 crash.here("segment.written")
 
     def zero(self, offset: int, length: int) -> None:
@@ -115,7 +102,7 @@ class IntermediateDisk(abc.ABC):
             ValueError: the range is not within the disk, or the disk is closed.
         """
         self._check_within(offset, length)
-        with self._call(), self._changing():
+        with self._calls, self.lease or _UNLEASED:
             if length and not self._zero_by_kernel(offset, length):
                 self._write_zeros(offset, length)
 
@@ -129,7 +116,7 @@ class IntermediateDisk(abc.ABC):
         for offset, length in ranges:
             self._check_within(offset, length)
         filled = 0
-        with self._call():
+        with self._calls:
             for offset, length in ranges:
                 end = filled + length
                 while filled < end:
@@ -150,14 +137,14 @@ class IntermediateDisk(abc.ABC):
         """
         # One at a time: of two that run at once, only one is told of an error (the kernel
         # reports it once for a descriptor), and the other would call lost data durable.
-        with self._syncing, self._call():
+        with self._syncing, self._calls:
             try:
                 os.fdatasync(self._descriptor)
                 crash.here("disk.synced")
             except OSError as error:
-                self._poison = self._fault(error)
+                self._calls.poison = self._fault(error)
                 self._distrust()
-                raise self._poison from error
+                raise self._calls.poison from error
 
     def look(self) -> None:
         """See whether somebody else has changed it, as far as that can be seen.
@@ -176,21 +163,10 @@ class IntermediateDisk(abc.ABC):
             LocalFault: TARGET_IO.
         """
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        if self.lease is None:
-            yield
-            return
-        self.lease.begin()
-        try:
-            yield
-        finally:
-            self.lease.end()
-
     def is_hole(self, offset: int, length: int) -> bool:
         """Whether a range is known to read as zeros without being read. False says nothing."""
         self._check_within(offset, length)
-        with self._call():
+        with self._calls:
             return self._is_hole(offset, length)
 
     def forget(self, offset: int, length: int) -> None:
@@ -200,7 +176,7 @@ class IntermediateDisk(abc.ABC):
         folio that lies across the range's ends would stay as well, hence the wider range.
         """
         self._check_within(offset, length)
-        with self._call():
+        with self._calls:
             start = offset // FOLIO_MAX * FOLIO_MAX
             end = -(-(offset + length) // FOLIO_MAX) * FOLIO_MAX
             os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
@@ -215,12 +191,8 @@ class IntermediateDisk(abc.ABC):
 
     def close(self) -> None:
         """Wait for calls in progress, then release it. Does not sync. May be called twice."""
-        with self._idle:
-            if self._closed:
-                return
-            self._closed = True
-            self._idle.wait_for(lambda: self._calls == 0)
-        os.close(self._descriptor)
+        if self._calls.close():
+            os.close(self._descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -253,31 +225,6 @@ class IntermediateDisk(abc.ABC):
     def _check_room(self) -> None:  # noqa: B027 - a kind of disk may have nothing to look at
         """Before a write: raises RECEIVER_FULL while there is still room for the catalog."""
 
-    @contextlib.contextmanager
-    def _call(self) -> Iterator[None]:
-        """One call on the descriptor, or several: close held off, OSError made a fault."""
-        self._begin()
-        try:
-            yield
-        except OSError as error:
-            raise self._fault(error) from error
-        finally:
-            self._end()
-
-    def _begin(self) -> None:
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"{self.path} is closed")
-            if self._poison is not None:
-                raise self._poison
-            self._calls += 1
-
-    def _end(self) -> None:
-        with self._lock:
-            self._calls -= 1
-            if self._closed and not self._calls:
-                self._idle.notify_all()
-
     def _fault(self, error: OSError) -> LocalFault:
         if error.errno in _FULL:
             return RECEIVER_FULL.fault(path=self.path, free=free_bytes(self._descriptor))
@@ -288,18 +235,3 @@ def free_bytes(where: int | str) -> int:
     """Bytes that the filesystem of a descriptor or path can still take (statvfs(3))."""
     filesystem = os.statvfs(where)
     return filesystem.f_bavail * filesystem.f_frsize
-
-
-def _views(content: memoryview | Sequence[memoryview]) -> list[memoryview]:
-    """Its buffers as bytes, without those that are empty."""
-    views = [content] if isinstance(content, memoryview) else content
-    return [view.cast("B") for view in views if view.nbytes]
-
-
-def _rest(views: list[memoryview], written: int) -> list[memoryview]:
-    """What is left of ``views`` after their first ``written`` bytes."""
-    for number, view in enumerate(views):
-        if written < view.nbytes:
-            return [view[written:], *views[number + 1 :]]
-        written -= view.nbytes
-    return []

@@ -29,7 +29,7 @@ RENEW_NS = 2 * NS
 
 
 class Lease:
-    """The lease of one file. Thread-safe.
+    """The lease of one file; use as ``with lease:`` around each change of it. Thread-safe.
 
     Args:
         path: of the file, for messages.
@@ -57,7 +57,7 @@ class Lease:
         self._until = 0
         self._extend(clock())
 
-    def begin(self) -> None:
+    def __enter__(self) -> None:
         """We are about to change the file.
 
         Raises:
@@ -72,7 +72,7 @@ class Lease:
                 self._extend(now)
             self._active += 1
 
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """We have changed it; that may have taken long."""
         with self._lock:
             self._active -= 1

@@ -187,7 +187,7 @@ class RawDisk(IntermediateDisk):
             cls.open(
                 storage, job, name, size=size, generation=generation, identity=identity
             ) as disk,
-            disk._call(),
+            disk._calls,
         ):
             os.ftruncate(disk._descriptor, to)
             os.fsync(disk._descriptor)
@@ -206,7 +206,7 @@ class RawDisk(IntermediateDisk):
 
     def mark(self) -> Mark:
         """Its time of change, which nobody can set."""
-        with self._call():
+        with self._calls:
             return Mark(changed=os.fstat(self._descriptor).st_ctime_ns)
 
     def distrust(self) -> None:
@@ -223,14 +223,14 @@ class RawDisk(IntermediateDisk):
         Raises:
             LocalFault: TARGET_IO.
         """
-        with self._call():
+        with self._calls:
             files.set_mark(self._descriptor, self.job, generation)
             os.fsync(self._descriptor)
         self.doubt = "" if generation != files.UNTRUSTED else self.doubt or _FAILED
 
     def allocated_extents(self) -> list[tuple[int, int]]:
         """The file's data as the filesystem knows it (lseek(2), SEEK_DATA and SEEK_HOLE)."""
-        with self._call():
+        with self._calls:
             return list(files.data_extents(self._descriptor, self.size))
 
     def _zero_by_kernel(self, offset: int, length: int) -> bool:

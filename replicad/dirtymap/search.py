@@ -40,6 +40,13 @@ class Found(NamedTuple):
     at: Index
     words: Words
 
+    def solid_from(self, granules: int) -> bool:
+        """Whether this is one run of whole words that begins at a multiple of ``granules``."""
+        first, last = int(self.at[0]), int(self.at[-1])
+        if last - first + 1 != len(self.at) or first * WORD_BITS % granules:
+            return False
+        return int(np.bitwise_and.reduce(self.words)) == ALL
+
     def below(self, end: int) -> tuple[Place, Words]:
         """Place and mask of the bits below granule ``end``, of which at least one is set."""
         return self.between(0, end)

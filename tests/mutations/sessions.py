@@ -69,8 +69,9 @@ ACKS = (
         "an-error-of-fsync-is-swallowed",
         2,
         "receiver/disk/base.py",
-        "                self._poison = self._fault(error)\n                self._distrust()\n"
-        "                raise self._poison from error",
+        "                self._calls.poison = self._fault(error)\n"
+        "                self._distrust()\n"
+        "                raise self._calls.poison from error",
         "                self._fault(error)",
         "tests/receiver/test_disk.py::test_a_failed_sync_is_never_followed_by_a_good_one",
         quick=True,
@@ -78,8 +79,8 @@ ACKS = (
     one(
         "a-sync-after-a-failed-one-is-believed",
         2,
-        "receiver/disk/base.py",
-        "            if self._poison is not None:\n                raise self._poison\n",
+        "receiver/disk/calls.py",
+        "            if self.poison is not None:\n                raise self.poison\n",
         "",
         "tests/receiver/test_disk.py::test_a_failed_sync_is_never_followed_by_a_good_one",
     ),

@@ -127,9 +127,6 @@ class SimOs:
         medium.write(offset, content[:taken])
         return taken
 
-    def pwritev(self, fd: int, views: Sequence[memoryview], offset: int) -> int:
-        return self._write(fd, b"".join(views), offset)
-
     def pwrite(self, fd: int, content: memoryview, offset: int) -> int:
         return self._write(fd, bytes(content), offset)
 

@@ -39,8 +39,7 @@ def test_a_fence_waits_for_a_few_ranges_of_a_comparison_only() -> None:
     """They are small and far apart: a dying disk takes seconds for each."""
     session = Fenced()
     ranges = tuple(Segment(2 * number * BLOCK, BLOCK) for number in range(RANGES))
-    decoder: Any = None  # nothing is opened
-    applier = Applier(session, decoder, seed=1)
+    applier = Applier(session, seed=1)
     payload = memoryview(bytes(RANGES * DIGEST_SIZE))
     with pytest.raises(Fault) as refused:
         applier.digests(Digests(0, BLOCK, ranges), payload, memoryview(bytearray(BUFFER)))

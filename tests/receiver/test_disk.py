@@ -72,8 +72,8 @@ def content(disk: IntermediateDisk, offset: int = 0, length: int | None = None) 
 
 
 def test_what_is_written_is_read(disk: IntermediateDisk) -> None:
-    views = [memoryview(b"ab"), memoryview(b""), memoryview(b"cde")]
-    disk.write(4095, views)
+    disk.write(4095, memoryview(b"abcde"))
+    disk.write(4094, memoryview(b""))
     disk.write(SIZE - 3, memoryview(b"end"))
     disk.sync()
     assert content(disk, 4094, 7) == b"\0abcde\0"
@@ -156,21 +156,16 @@ def test_many_threads_write_at_once(disk: IntermediateDisk) -> None:
     assert content(disk) == b"".join(bytes([n % 255 + 1]) * step for n in range(SIZE // step))
 
 
-def test_short_writes_and_many_buffers_are_finished(
-    disk: IntermediateDisk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = os.pwritev
+def test_short_writes_are_finished(disk: IntermediateDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwrite
 
-    def short(descriptor: int, views: list[memoryview], offset: int) -> int:
-        return real(descriptor, [views[0][: max(1, len(views[0]) // 2)]], offset)
+    def short(descriptor: int, view: memoryview, offset: int) -> int:
+        return real(descriptor, view[: max(1, len(view) // 2)], offset)
 
     data = random.Random(1).randbytes(3000)
-    pieces = [memoryview(data)[i : i + 2] for i in range(0, 3000, 2)]
-    disk.write(100, pieces)
-    assert content(disk, 100, 3000) == data
-    monkeypatch.setattr(os, "pwritev", short)
-    disk.write(5000, pieces)
-    assert content(disk, 5000, 3000) == data
+    monkeypatch.setattr(os, "pwrite", short)
+    disk.write_pieces([(100, memoryview(data)), (5000, memoryview(data))])
+    assert content(disk, 100, 3000) == content(disk, 5000, 3000) == data
 
 
 @pytest.mark.parametrize(
@@ -183,7 +178,7 @@ def test_a_failed_write_is_a_fault_and_not_the_end(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwritev", fail)
+        patch.setattr(os, "pwrite", fail)
         with pytest.raises(Fault, match=expected):
             disk.write(0, memoryview(b"x"))
     disk.write(0, memoryview(b"x"))
@@ -216,18 +211,18 @@ def test_close_waits_for_the_writer_and_refuses_the_next(
     disk: IntermediateDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside, go_on, closed = threading.Event(), threading.Event(), threading.Event()
-    real = os.pwritev
+    real = os.pwrite
 
-    def slow(descriptor: int, views: list[memoryview], offset: int) -> int:
+    def slow(descriptor: int, view: memoryview, offset: int) -> int:
         inside.set()
         assert go_on.wait(10)
-        return real(descriptor, views, offset)
+        return real(descriptor, view, offset)
 
     def close() -> None:
         disk.close()
         closed.set()
 
-    monkeypatch.setattr(os, "pwritev", slow)
+    monkeypatch.setattr(os, "pwrite", slow)
     with ThreadPoolExecutor(2) as pool:
         writer = pool.submit(disk.write, 0, memoryview(b"x"))
         assert inside.wait(10)

@@ -226,10 +226,9 @@ class File:
         self.recorded = until
 
     def write(self, seconds: float = 0.0) -> None:
-        self.lease.begin()
-        self.now += int(seconds * NS)
-        self.changed = self.now
-        self.lease.end()
+        with self.lease:
+            self.now += int(seconds * NS)
+            self.changed = self.now
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), max_size=20))
@@ -260,8 +259,8 @@ def test_what_somebody_else_wrote_is_noticed_and_stays_noticed() -> None:
 def test_a_clock_that_is_put_back_does_not_make_a_lease_last() -> None:
     file = File()
     file.now = 50 * NS
-    file.lease.begin()
-    file.lease.end()
+    with file.lease:
+        pass
     assert file.recorded == 50 * NS + LEASE_NS
 
 

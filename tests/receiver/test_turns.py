@@ -40,7 +40,7 @@ def test_few_open_frames_at_a_time() -> None:
         decoder = Decoder(SessionKeys(bytes(32), bytes(16)), index)
         cast(Any, decoder)._opener = opener
         for _ in range(3):
-            decoder.open(memoryview(meta), memoryview(bytearray(64)))
+            decoder.open(memoryview(meta), memoryview(bytearray(64)), memoryview(b""))
 
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(work, range(WORKERS)))

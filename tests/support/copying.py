@@ -202,8 +202,8 @@ class Receiver:
             if self._keys is not keys:
                 return
             sequence = decoder.sequence
-            frame, payload = decoder.open(memoryview(sealed), plain)
-            answers = self._carry_out(keys, frame, payload, sequence, decoder, scratch)
+            frame, payload = decoder.open(memoryview(sealed), plain, scratch)
+            answers = self._carry_out(keys, frame, payload, sequence)
             if self.answer is not None:
                 answers = self.answer(frame, answers)
             for each in answers:
@@ -215,13 +215,11 @@ class Receiver:
         frame: Frame,
         payload: memoryview,
         sequence: int,
-        decoder: Decoder,
-        scratch: memoryview,
     ) -> list[tuple[Frame, bytes]]:
         if isinstance(frame, Data):
-            content, at = decoder.content(frame, payload, scratch), 0
+            at = 0
             for offset, length, zero in frame.segments:
-                part = bytes(length) if zero else content[at : at + length]
+                part = bytes(length) if zero else payload[at : at + length]
                 self.disks[frame.disk][offset : offset + length] = part
                 at += 0 if zero else length
             if self.written is not None:

@@ -244,7 +244,7 @@ def received(data: bytes) -> None:
     """Frames of a source through seal, decoder and applier, to the disk and to no other place."""
     decoder, sealer = Decoder(KEYS, 0), KEYS.sealer(0, SOURCE)
     where = OneDisk()
-    applier = Applier(where, decoder, KEYS.digest_seed)
+    applier = Applier(where, KEYS.digest_seed)
     sealed, plain, scratch = _BUFFERS
     with contextlib.suppress(PeerFault):
         for piece in pieces(data[1:]):
@@ -252,11 +252,11 @@ def received(data: bytes) -> None:
                 return
             said_ = _with_its_digest(piece) if data[0] & 1 else piece
             size = sealer.seal(said_, sealed).size
-            frame, payload = decoder.open(sealed[4:size], plain)
+            frame, payload = decoder.open(sealed[4:size], plain, scratch)
             if isinstance(frame, Data):
                 before = bytes(where.guarded.content)
                 try:
-                    applier.data(frame, payload, scratch)
+                    applier.data(frame, payload)
                 except PeerFault:
                     assert where.guarded.content == before, "a refused frame was written"
                     raise
