@@ -31,11 +31,11 @@ def scene(options: Options) -> Iterator[Scene]:
     with scratch() as directory:
         image = directory / "disk.img"
         random_image(image, size)
-        with peers(directory, image) as them, ours([image]) as we:
+        with peers(directory, image) as them, ours([image]) as we, ours([image]) as anew:
             yield Scene(
                 {
                     "replicad": lambda: we.full_pass(image),
-                    "replicad new file": lambda: we.full_pass_new_file(image),
+                    "replicad new file": lambda: anew.full_pass_new_file(image),
                     "nbdcopy": them.nbd,
                     "nbdcopy new file": them.nbd_new_file,
                     "nbdcopy tls": them.nbd_tls,

@@ -61,6 +61,7 @@ class Ours:
 
     def __init__(self, both: Pair) -> None:
         self.both = both
+        self._copied: set[Path] = set()
 
     # --- the source's log ---------------------------------------------------------------------
 
@@ -133,17 +134,20 @@ class Ours:
         """A full pass into a copy whose pages are there and zeroed, as the peers' are.
 
         ``job set accept=`` is what an administrator says of another disk under the same path: all
-        of it is sent, and nothing that the copy holds is believed.
+        of it is sent, and nothing that the copy holds is believed. The job, and so the copy, is
+        there from the first call to the end, as the peers' copy is; between calls it is paused.
         """
-        self.both.create("--start", "manual", "--disk", str(image))
-        since = self.mark()
-        self.ask("start")
-        self.ended_pass(since, "full")
-        self.pause()
+        if image not in self._copied:
+            self._copied.add(image)
+            self.both.create("--start", "manual", "--disk", str(image))
+            since = self.mark()
+            self.ask("start")
+            self.ended_pass(since, "full")
+            self.pause()
         touch(self.both.intermediate(), image.stat().st_size)
         self.both.receiver.run("job", "set", self.both.job, f"accept={image}")
         figures = self._full_pass(image, "resume")
-        self.forget()
+        self.pause()
         return figures
 
     def _full_pass(self, image: Path, order: str) -> Figures:

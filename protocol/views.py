@@ -223,6 +223,14 @@ class ReadingView(View, frozen=True):
     because: str
 
 
+class SendersView(View, frozen=True):
+    """How many senders work now, and why not one for each connection; '' when they do, or when
+    there is no session (then 0)."""
+
+    at_work: int
+    because: str
+
+
 class JobStatus(View, frozen=True):
     """The job as the source sees it: a JobReport in the words of ``status``. ``connections``: data
     connections of the present session, more on a long line; 0 while there is none.
@@ -241,6 +249,7 @@ class JobStatus(View, frozen=True):
     compression: CompressionView
     reading: tuple[ReadingView, ...]
     connections: int
+    senders: SendersView
     extent_bytes: int
     sentence: str
     convergence: Convergence

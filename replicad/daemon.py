@@ -245,6 +245,7 @@ class Daemon:
             ),
             reading=self.engine.reading(),
             connections=self.engine.connections,
+            senders=self.engine.senders(),
             errors=dict(self._errors + self.engine.standing.errors),
             misses=report.tracker_misses if report else 0,
             reconnects=self.engine.standing.reconnects,

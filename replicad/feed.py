@@ -77,6 +77,7 @@ class Feed:
         self._outstanding: dict[Batch, Work] = {}
         self._idle: asyncio.Future[None] | None = None
         self._stopped = False
+        self._at_work = 1 << 30
 
     @property
     def outstanding(self) -> int:
@@ -103,7 +104,15 @@ class Feed:
         with self._lock:
             self._ready.append(work)
             self._outstanding[work.batch] = work
-            self._changed.notify()
+            self._changed.notify_all()  # one of them may not be at work
+
+    def let_work(self, senders: int) -> None:
+        """So many senders work from now on, those with the lowest numbers; the others finish what
+        they have and then wait."""
+        with self._lock:
+            more, self._at_work = senders > self._at_work, senders
+            if more:
+                self._changed.notify_all()
 
     def find(self, batch: Batch) -> Work:
         """The work that a batch belongs to."""
@@ -159,19 +168,23 @@ class Feed:
 
     # --- the senders' side ------------------------------------------------------------------
 
-    def next(self, wait: bool) -> Work | None:
+    def next(self, wait: bool, sender: int = 0) -> Work | None:
         """The next piece of work. None: there is none now (``wait`` false), which is the
         moment to ask the receiver to sync.
+
+        Args:
+            sender: number of the sender that asks, from 0.
 
         Raises:
             Stopped: the feed has been stopped.
         """
         with self._lock:
             while not self._stopped:
-                if not self._ready and self._refill is not None:
-                    self._take_more()
-                if self._ready:
-                    return self._ready.popleft()
+                if sender < self._at_work:
+                    if not self._ready and self._refill is not None:
+                        self._take_more()
+                    if self._ready:
+                        return self._ready.popleft()
                 if not wait:
                     return None
                 self._changed.wait()

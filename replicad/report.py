@@ -20,6 +20,7 @@ from protocol.views import (
     DiskView,
     JobStatus,
     ReadingView,
+    SendersView,
     SourceStatus,
     TrackerView,
 )
@@ -40,6 +41,7 @@ class Snapshot:
     compression: CompressionView = field(default_factory=lambda: compression_view("auto", Choice()))
     reading: tuple[ReadingView, ...] = ()
     connections: int = 0
+    senders: SendersView = field(default_factory=lambda: SendersView(0, ""))
     errors: dict[str, int] = field(default_factory=dict)
     misses: int = 0
     reconnects: int = 0
@@ -90,6 +92,7 @@ def job_status(order: JobOrder, report: JobReport, now: Snapshot) -> JobStatus:
         compression=now.compression,
         reading=now.reading,
         connections=now.connections,
+        senders=now.senders,
         extent_bytes=extent_for(report.convergence.send_bytes_per_second),
         sentence=report.sentence,
         convergence=report.convergence,

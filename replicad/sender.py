@@ -164,7 +164,7 @@ class Sender(threading.Thread):
         hasher = BlockHasher(plain.view, self._seed)
         try:
             while True:
-                work = self._feed.next(wait=self._fenced)
+                work = self._feed.next(self._fenced, self.index)
                 if work is None:
                     self._fence()
                 elif work.stage == "data":

@@ -28,12 +28,14 @@ from protocol.wire.limits import HANDSHAKE_TIMEOUT, HEARTBEAT
 from protocol.wire.messages import SessionOpened
 from replicad.comparison import COARSE, FINE, differing, differing_granules
 from replicad.compression import Tuner
+from replicad.concurrency import Concurrency
 from replicad.courtesy import Courtesy
 from replicad.feed import Feed, Refill, Work
 from replicad.inflight import InFlight, Window
 from replicad.jobdisk import JobDisk
 from replicad.latency import Watch
 from replicad.pace import Pacer
+from replicad.processors import Processors
 from replicad.rates import SendMeter, Sent
 from replicad.sender import Sender
 from replicad.threads import all_ended, ended, to_end
@@ -89,6 +91,7 @@ class Transfer:
         self._feed = Feed()
         self._inflight = InFlight(Window(WINDOW_BATCHES, opened.window_bytes))
         self._senders: dict[int, Sender] = {}
+        self._processors = Processors(self._feed, opened.connections, self._threads)
         self._readers: list[link.AnswerReader] = []
         self._sockets: list[object] = []
         self._failed: asyncio.Future[None] = self._loop.create_future()
@@ -219,6 +222,14 @@ class Transfer:
         return self._opened.connections
 
     @property
+    def concurrency(self) -> Concurrency:
+        """How many of its senders work."""
+        return self._processors.concurrency
+
+    def _threads(self) -> list[int]:
+        return [sender.native_id or 0 for _, sender in sorted(self._senders.items())]
+
+    @property
     def wire_bytes(self) -> int:
         """Bytes sent on the data connections of this session."""
         return sum(sender.wire_bytes for sender in self._senders.values())
@@ -255,6 +266,7 @@ class Transfer:
             self._hurry(begin=False)
 
     def _hurry(self, *, begin: bool) -> None:
+        self._processors.hurry(begin=begin)
         for courtesy in self.courtesies.values():
             courtesy.hurry(begin=begin)
         for sender in self._senders.values():
@@ -273,9 +285,11 @@ class Transfer:
         """
         self._meter.begin(time.monotonic(), self.sent)
         drive = self._loop.create_task(self._feed.drive(refill))
+        self._processors.begin()
         try:
             await asyncio.wait([drive, self._failed], return_when="FIRST_COMPLETED")
         finally:
+            self._processors.end()
             self._meter.end(time.monotonic(), self.sent)
             fault = await ended(drive)
         if self._failed.done():

@@ -325,6 +325,8 @@ def status(view: SourceStatus) -> RenderableType:
     rows.append(("limit", Text(format_limit(view.job.bandwidth))))
     sending = f"{view.job.connections}, extents of {format_size(view.job.extent_bytes)}"
     rows.append(("connections", Text(sending)))
+    if (senders := view.job.senders).because:
+        rows.append(("senders", plain(f"{senders.at_work} at work: {senders.because}")))
     rows.append(("compression", plain(_compression(view.job.compression))))
     rows += [
         ("reading", plain(f"{each.path} for {each.share:.0%} of the time: {each.because}"))

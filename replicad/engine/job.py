@@ -26,7 +26,7 @@ from protocol.errors import (
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink
 from protocol.local import crash, log
-from protocol.views import ReadingView
+from protocol.views import ReadingView, SendersView
 from protocol.wire.jobs import JobOrder, JobReport
 from protocol.wire.limits import HANDSHAKE_TIMEOUT
 from protocol.wire.messages import CloseSession, OpenSession, SessionOpened
@@ -123,6 +123,13 @@ class JobEngine:
     def connections(self) -> int:
         """Data connections of the present session."""
         return self._transfer.connections if self._transfer is not None else 0
+
+    def senders(self) -> SendersView:
+        """How many of its senders work now."""
+        if self._transfer is None:
+            return SendersView(0, "")
+        now = self._transfer.concurrency
+        return SendersView(now.at_work, now.because)
 
     def reading(self) -> tuple[ReadingView, ...]:
         """How each disk is read now; nothing while there is no session."""

@@ -40,12 +40,14 @@ class Source:
         return more
 
 
-def sender(feed: Feed, loop: asyncio.AbstractEventLoop, got: list[Work], answer: bool) -> None:
+def sender(
+    feed: Feed, loop: asyncio.AbstractEventLoop, got: list[Work], answer: bool, number: int = 0
+) -> None:
     """Takes work and has the loop answer it, as the receiver's acks do."""
     wait = True
     try:
         while True:
-            taken = feed.next(wait)
+            taken = feed.next(wait, number)
             wait = taken is None
             if taken is not None:
                 got.append(taken)
@@ -76,6 +78,59 @@ def test_a_drive_ends_when_all_was_handed_out_once_and_answered(
             each.join()
         handed = [id(one) for mine in got for one in mine]
         assert sorted(handed) == sorted(id(one) for one in source.made)
+
+    asyncio.run(run())
+
+
+@given(groups, st.integers(1, 4), st.lists(st.integers(1, 4), max_size=12))
+def test_a_drive_ends_however_many_are_let_work(
+    parts: list[int], threads: int, limits: list[int]
+) -> None:
+    async def run() -> None:
+        feed, source = Feed(), Source(parts)
+        got: list[list[Work]] = [[] for _ in range(threads)]
+        loop = asyncio.get_running_loop()
+        feed.let_work(1)
+        running = [
+            threading.Thread(target=sender, args=(feed, loop, mine, True, number))
+            for number, mine in enumerate(got)
+        ]
+        for each in running:
+            each.start()
+        drive = asyncio.ensure_future(feed.drive(source.refill))
+        for limit in limits:
+            feed.let_work(limit)
+            await asyncio.sleep(0)
+        await drive
+        feed.stop()
+        for each in running:
+            each.join()
+        assert sum(map(len, got)) == len(source.made)
+
+    asyncio.run(run())
+
+
+def test_who_may_not_work_is_given_nothing_until_he_may() -> None:
+    async def run() -> None:
+        feed, source = Feed(), Source([2])
+        drive = asyncio.ensure_future(feed.drive(source.refill))
+        await asyncio.sleep(0)
+        feed.let_work(1)
+        assert feed.next(wait=False, sender=1) is None
+        first = feed.next(wait=True, sender=0)
+        loop = asyncio.get_running_loop()
+        waiting = loop.run_in_executor(None, feed.next, True, 1)
+        done, _ = await asyncio.wait([waiting], timeout=0.05)
+        assert not done
+        feed.let_work(2)
+        second = await asyncio.wait_for(waiting, 10)
+        assert first is not None
+        assert second is not None
+        feed.answered(first)
+        feed.answered(second)
+        await asyncio.wait([drive], timeout=0.05)
+        assert feed.next(wait=False) is None
+        await drive
 
     asyncio.run(run())
 

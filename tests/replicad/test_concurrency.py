@@ -1,0 +1,189 @@
+"""How many senders work at once: on machines that are calculated, and as the kernel tells it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import replicad.processors
+from replicad.concurrency import AGAIN_MOST, AGAIN_SECONDS, Concurrency, Spent
+from replicad.processors import Processors, processor_times
+
+PERIOD = 0.1
+
+
+def run(now: Concurrency, machine: Callable[[int], Spent], seconds: float) -> list[int]:
+    """How many were at work in each period; ``machine`` says what each of so many has then."""
+    history = []
+    for number in range(int(seconds / PERIOD)):
+        history.append(now.at_work)
+        share = machine(now.at_work)
+        spent = Spent(share.ran * PERIOD, share.waited * PERIOD)
+        now.looked([spent] * now.at_work, PERIOD, number * PERIOD)
+    return history
+
+
+def shared(processors: int, others: Callable[[int], int]) -> Callable[[int], Spent]:
+    """Senders that do nothing but compute, beside ``others`` (of so many) that do the same."""
+
+    def each(senders: int) -> Spent:
+        share = min(1.0, processors / (senders + others(senders)))
+        return Spent(share, 1 - share)
+
+    return each
+
+
+def test_whoever_only_takes_turns_with_himself_needs_one_fewer() -> None:
+    """Both ends on two processors: for each sender a worker of the receiver is busy."""
+    now = Concurrency(2)
+    history = run(now, shared(2, lambda senders: senders), 60)
+    assert now.at_work == 1
+    assert now.because == "2 waited 50% of the time for a processor"
+    assert history[:2] == [2, 1]
+    tried = [number * PERIOD for number, count in enumerate(history) if count == 2][1:]
+    assert tried, "nobody asks again"
+    assert all(after - before >= AGAIN_SECONDS for before, after in pairwise(tried))
+    assert len(tried) <= 6
+
+
+def test_a_machine_of_its_own_is_used() -> None:
+    now = Concurrency(4)
+    assert set(run(now, shared(4, lambda _: 0), 30)) == {4}
+    assert now.because == ""
+
+
+@pytest.mark.parametrize("processors", [1, 2, 4])
+def test_a_crowd_becomes_as_many_as_there_are_processors(processors: int) -> None:
+    now = Concurrency(8)
+    history = run(now, shared(processors, lambda _: 0), 30)
+    assert sorted(history)[len(history) // 2] in {processors, processors + 1}
+
+
+def test_what_others_take_is_not_won_by_stopping() -> None:
+    """Six busy threads of the server on two processors: who stops a sender only loses its share."""
+    now = Concurrency(2)
+    history = run(now, shared(2, lambda _: 6), 120)
+    assert now.at_work == 2
+    assert history.count(1) <= 8
+    assert history.count(1) > 120 / AGAIN_MOST, "it is not looked again"
+
+
+def test_who_waits_for_something_else_gets_help_at_once() -> None:
+    now = Concurrency(4)
+    run(now, shared(1, lambda _: 0), 1)
+    assert now.at_work == 1
+    assert run(now, lambda _: Spent(0.2, 0.02), 0.2)[-1] == 4
+    assert now.because == ""
+
+
+def test_processors_that_become_free_are_found() -> None:
+    now = Concurrency(2)
+    run(now, shared(2, lambda senders: senders), 1)
+    assert now.at_work == 1
+    history = run(now, shared(2, lambda _: 0), AGAIN_SECONDS + 2)
+    assert history[-1] == 2
+
+
+shares = st.floats(0, 1)
+
+
+@given(st.integers(1, 8), st.lists(st.tuples(shares, shares, st.integers(0, 9), shares)))
+def test_there_is_always_one_and_never_one_too_many(
+    most: int, periods: list[tuple[float, float, int, float]]
+) -> None:
+    now, at = Concurrency(most), 0.0
+    for ran, waited, missing, step in periods:
+        at += step
+        now.looked([Spent(ran, waited)] * max(0, now.at_work - missing // 8), step, at)
+        assert 1 <= now.at_work <= most
+        assert (now.because == "") is (now.at_work == most)
+
+
+# --- asking the kernel ----------------------------------------------------------------------------
+
+
+def test_the_kernel_says_how_long_a_thread_has_run() -> None:
+    end = threading.Event()
+
+    def spin() -> None:
+        while not end.is_set():
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        before = processor_times(thread.native_id)
+        time.sleep(0.3)
+        after = processor_times(thread.native_id)
+    finally:
+        end.set()
+        thread.join()
+    assert before is not None
+    assert after is not None
+    assert 0.01 < after.ran - before.ran < 1.0
+    assert after.waited >= before.waited
+    assert processor_times(2**22 + 1) is None
+
+
+class Told:
+    """A feed that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def let_work(self, senders: int) -> None:
+        self.told.append(senders)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_feed_is_told_while_there_is_something_to_send(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that a kernel which does not say changes nothing."""
+    monkeypatch.setattr(replicad.processors, "PERIOD_SECONDS", 0.001)
+    feed, clock = Told(), [0.0]
+    told = 1 if known else 2
+
+    def times(_: int) -> Spent | None:
+        clock[0] += PERIOD / 2  # of two threads
+        return Spent(clock[0] / 2, clock[0] / 2) if known else None
+
+    async def look() -> None:
+        watch = Processors(cast(Any, feed), 2, lambda: [7, 8], times, lambda: clock[0])
+        watch.begin()
+        for _ in range(1000):
+            await asyncio.sleep(0.002)
+            if feed.told[-1:] == [told]:
+                break
+        watch.end()
+        assert feed.told[-1] == told
+        seen = len(feed.told)
+        await asyncio.sleep(0.02)
+        assert len(feed.told) == seen, "it looks although nothing is sent"
+
+    asyncio.run(look())
+
+
+def test_all_work_while_something_is_frozen() -> None:
+    feed = Told()
+
+    async def freeze() -> None:
+        watch = Processors(cast(Any, feed), 3, lambda: [1, 2, 3])
+        watch.concurrency.at_work = 1
+        watch.hurry(begin=True)
+        watch.hurry(begin=True)
+        watch.hurry(begin=False)
+        assert feed.told == [3, 3, 3]
+        watch.hurry(begin=False)
+        assert feed.told[-1] == 1
+
+    asyncio.run(freeze())
