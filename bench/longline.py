@@ -35,6 +35,10 @@ class LongLine:
         """From now on cut one connection in so many connection-seconds; 0: none."""
         self._ask(f"cut {every}")
 
+    def standing(self) -> int:
+        """How many connections stand now."""
+        return int(self._ask("seen")["standing"])
+
     def cuts(self) -> int:
         """How many connections were cut so far."""
         return int(self._ask("seen")["cuts"])

@@ -61,6 +61,7 @@ class End(asyncio.Protocol):
         self._bytes = 0
         self._stopped = False
         self._behind = False
+        self._over = False
         self.other: End | None = None
         self.transport: asyncio.Transport | None = None
 
@@ -116,9 +117,14 @@ class End(asyncio.Protocol):
         return True
 
     def _end(self) -> None:
+        self._over = True
         other = self.other.transport if self.other is not None else None
         if other is not None and not other.is_closing() and other.can_write_eof():
             other.write_eof()
+        if self.other is not None and self.other._over:
+            # Both have said all: nothing stands here any more that could be cut.
+            self.other.close()
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -200,7 +206,12 @@ class Line:
             self.cut_every = float(words[1])
             # most of the time has passed already: a run of seconds sees a cut as well
             self._stood = self.cut_every * 0.9
-        seen = {"up": self.up.carried, "down": self.down.carried, "cuts": self.cuts}
+        seen = {
+            "up": self.up.carried,
+            "down": self.down.carried,
+            "cuts": self.cuts,
+            "standing": len(self.standing),
+        }
         print(json.dumps(seen), flush=True)
 
 

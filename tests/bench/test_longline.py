@@ -82,6 +82,27 @@ def test_every_byte_arrives_not_faster_than_the_line(far: socket.socket) -> None
     assert seconds >= len(data) / rate
 
 
+@pytest.mark.parametrize("near_first", [True, False])
+def test_what_both_have_ended_stands_no_more(far: socket.socket, near_first: bool) -> None:
+    """Or a cut would often hit what nobody uses."""
+    with line_to(far) as (line, port):
+        near = socket.create_connection((HOST, port))
+        other, _ = far.accept()
+        until(lambda: line.standing() == 1, 5)
+        ends = (near, other) if near_first else (other, near)
+        ends[0].sendall(b"bye")
+        ends[0].shutdown(socket.SHUT_WR)
+        assert ends[1].recv(3) == b"bye"
+        assert ends[1].recv(1) == b""
+        assert line.standing() == 1
+        ends[1].sendall(b"all")
+        ends[1].close()
+        assert ends[0].recv(3) == b"all"
+        assert ends[0].recv(1) == b""
+        until(lambda: line.standing() == 0, 5)
+        ends[0].close()
+
+
 def test_it_cuts_what_stands(far: socket.socket) -> None:
     with line_to(far) as (line, port), socket.create_connection((HOST, port)) as sock:
         other, _ = far.accept()
