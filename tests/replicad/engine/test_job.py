@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -158,6 +159,38 @@ def test_a_lost_link_is_noticed_at_once_and_mended() -> None:
         world.order("run")
         await world.until(lambda: world.equal)
         assert world.report.state in {"preparing", "syncing"}
+
+    play(case)
+
+
+def test_a_session_that_carried_something_is_soon_replaced() -> None:
+    """However often that happens: on a long line each tenth of a second counts."""
+
+    async def case(world: World) -> None:
+        engine: Any = world.engine
+        waits: list[float] = []
+        real = engine._backoff.next
+
+        def noted() -> float:
+            waits.append(real())
+            return waits[-1]
+
+        def another(old: Any) -> bool:
+            return engine._transfer not in {None, old}
+
+        engine._backoff.next = noted
+        world.order("run")
+        await world.synced()
+        for number in range(3):
+            world.write(number)
+            await world.until(lambda: world.equal)
+            await world.until(lambda: not world.report.disks[0].in_flight_bytes)
+            old = engine._transfer
+            fault = CONNECTION_LOST.peer(peer="the receiver", detail="a test")
+            world.engine.session_failed(old.session, fault)
+            await world.until(partial(another, old))
+        assert len(waits) == 3
+        assert max(waits) <= 0.05
 
     play(case)
 
