@@ -61,9 +61,19 @@ class Processors:
         self._before: tuple[float, list[Spent | None]] | None = None
         self._urgent = 0
 
+    @property
+    def at_work(self) -> int:
+        """How many senders work now."""
+        return self.concurrency.most if self._urgent else self.concurrency.at_work
+
+    @property
+    def because(self) -> str:
+        """Why not all of them, in words; '' while all do."""
+        return "" if self._urgent else self.concurrency.because
+
     def begin(self) -> None:
         """There is something to send: look, until :meth:`end`."""
-        self._before = None
+        self._start_anew()
         if self.concurrency.most > 1 and self._timer is None:
             self._look()
 
@@ -77,8 +87,7 @@ class Processors:
         """Something is frozen, from ``begin`` until the same with False: all work, and nobody
         asks whether that is too many."""
         self._urgent += 1 if begin else -1
-        self._before = None
-        self._tell()
+        self._start_anew()
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(PERIOD_SECONDS, self._look)
@@ -96,8 +105,9 @@ class Processors:
             if new is not None and old is not None
         ]
         self.concurrency.looked(spent, now - before[0], now)
-        self._tell()
+        self._feed.let_work(self.at_work)
 
-    def _tell(self) -> None:
-        at_work = self.concurrency.most if self._urgent else self.concurrency.at_work
-        self._feed.let_work(at_work)
+    def _start_anew(self) -> None:
+        self._before = None
+        self.concurrency.interrupted()
+        self._feed.let_work(self.at_work)

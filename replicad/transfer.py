@@ -28,7 +28,6 @@ from protocol.wire.limits import HANDSHAKE_TIMEOUT, HEARTBEAT
 from protocol.wire.messages import SessionOpened
 from replicad.comparison import COARSE, FINE, differing, differing_granules
 from replicad.compression import Tuner
-from replicad.concurrency import Concurrency
 from replicad.courtesy import Courtesy
 from replicad.feed import Feed, Refill, Work
 from replicad.inflight import InFlight, Window
@@ -60,6 +59,7 @@ class Transfer:
     Attributes:
         acked_bytes: logical bytes that were durably acknowledged in this transfer.
         courtesies: how each disk is read, by its number.
+        processors: how many of its senders work.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Transfer:
         self._feed = Feed()
         self._inflight = InFlight(Window(WINDOW_BATCHES, opened.window_bytes))
         self._senders: dict[int, Sender] = {}
-        self._processors = Processors(self._feed, opened.connections, self._threads)
+        self.processors = Processors(self._feed, opened.connections, self._threads)
         self._readers: list[link.AnswerReader] = []
         self._sockets: list[object] = []
         self._failed: asyncio.Future[None] = self._loop.create_future()
@@ -221,11 +221,6 @@ class Transfer:
         """How many data connections it has."""
         return self._opened.connections
 
-    @property
-    def concurrency(self) -> Concurrency:
-        """How many of its senders work."""
-        return self._processors.concurrency
-
     def _threads(self) -> list[int]:
         return [sender.native_id or 0 for _, sender in sorted(self._senders.items())]
 
@@ -236,10 +231,14 @@ class Transfer:
 
     @property
     def read_rate(self) -> float:
-        """Bytes per second that reading the disks gave so far, all senders together; 0 unknown."""
+        """Bytes per second that reading the disks gave so far, all who work now together; 0
+        unknown."""
         seconds = sum(sender.read_seconds for sender in self._senders.values())
         read = sum(sender.read_bytes for sender in self._senders.values())
-        return read / seconds * len(self._senders) if seconds > 0.01 else 0.0
+        # Of those who work now, also for a freeze, in which all do: they read faster while others
+        # are at rest, so more would be a guess.
+        at_work = min(len(self._senders), self.processors.concurrency.at_work)
+        return read / seconds * at_work if seconds > 0.01 else 0.0
 
     @property
     def read_bytes(self) -> int:
@@ -266,7 +265,7 @@ class Transfer:
             self._hurry(begin=False)
 
     def _hurry(self, *, begin: bool) -> None:
-        self._processors.hurry(begin=begin)
+        self.processors.hurry(begin=begin)
         for courtesy in self.courtesies.values():
             courtesy.hurry(begin=begin)
         for sender in self._senders.values():
@@ -285,11 +284,11 @@ class Transfer:
         """
         self._meter.begin(time.monotonic(), self.sent)
         drive = self._loop.create_task(self._feed.drive(refill))
-        self._processors.begin()
+        self.processors.begin()
         try:
             await asyncio.wait([drive, self._failed], return_when="FIRST_COMPLETED")
         finally:
-            self._processors.end()
+            self.processors.end()
             self._meter.end(time.monotonic(), self.sent)
             fault = await ended(drive)
         if self._failed.done():

@@ -128,7 +128,7 @@ class JobEngine:
         """How many of its senders work now."""
         if self._transfer is None:
             return SendersView(0, "")
-        now = self._transfer.concurrency
+        now = self._transfer.processors
         return SendersView(now.at_work, now.because)
 
     def reading(self) -> tuple[ReadingView, ...]:
