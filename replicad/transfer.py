@@ -161,8 +161,8 @@ class Transfer:
             self._tuner,
             self.courtesies,
         )
+        sender.start()  # before it is known: who cannot begin need not be joined
         self._senders[index] = sender
-        sender.start()
         sender.step_back(back=True)
         crash.here("transfer.connected")
 

@@ -12,7 +12,6 @@ import fcntl
 import mmap
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -128,13 +127,14 @@ def is_frozen(point: Path) -> bool:
 
 
 WRITER = """
-import mmap, os, struct, sys, time
-shared = mmap.mmap(int(sys.argv[1]), 16)
+import mmap, os, sys, time
+shared = memoryview(mmap.mmap(int(sys.argv[1]), 16))
+counts, seconds = shared.cast("Q"), shared.cast("d")
 out = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT, 0o600)
 while True:
     os.pwrite(out, bytes(4096), 0)
-    count = struct.unpack_from("Q", shared)[0] + 1
-    struct.pack_into("Qd", shared, 0, count, time.monotonic())
+    counts[0] += 1  # struct.pack_into would write zeros first, for others to see
+    seconds[1] = time.monotonic()
     time.sleep(0.001)
 """
 
@@ -145,18 +145,19 @@ class Writer:
     def __init__(self, point: Path) -> None:
         fd = os.memfd_create("writer")
         os.ftruncate(fd, 16)
-        self.shared = mmap.mmap(fd, 16)
+        shared = memoryview(mmap.mmap(fd, 16))
+        self._counts, self._seconds = shared.cast("Q"), shared.cast("d")
         words = [sys.executable, "-c", WRITER, str(fd), str(point / "written")]
         self.process = subprocess.Popen(words, pass_fds=(fd,))
         os.close(fd)
 
     @property
     def count(self) -> int:
-        return int(struct.unpack_from("Q", self.shared)[0])
+        return self._counts[0]
 
     @property
     def last(self) -> float:
-        return float(struct.unpack_from("Qd", self.shared)[1])
+        return self._seconds[1]
 
     def __enter__(self) -> Self:
         until(lambda: self.count > 3)
