@@ -57,6 +57,21 @@ def sender(
         return
 
 
+def started(
+    feed: Feed, count: int, *, answer: bool = True
+) -> tuple[list[list[Work]], list[threading.Thread]]:
+    """So many senders at work: what each has taken, and their threads."""
+    got: list[list[Work]] = [[] for _ in range(count)]
+    loop = asyncio.get_running_loop()
+    running = [
+        threading.Thread(target=sender, args=(feed, loop, mine, answer, number))
+        for number, mine in enumerate(got)
+    ]
+    for each in running:
+        each.start()
+    return got, running
+
+
 groups = st.lists(st.integers(1, 5), max_size=12)
 
 
@@ -66,11 +81,7 @@ def test_a_drive_ends_when_all_was_handed_out_once_and_answered(
 ) -> None:
     async def run() -> None:
         feed, source = Feed(), Source(parts)
-        got: list[list[Work]] = [[] for _ in range(threads)]
-        loop = asyncio.get_running_loop()
-        running = [threading.Thread(target=sender, args=(feed, loop, mine, True)) for mine in got]
-        for each in running:
-            each.start()
+        got, running = started(feed, threads)
         await feed.drive(source.refill)
         assert feed.outstanding == 0
         assert feed.stop() == []
@@ -88,15 +99,8 @@ def test_a_drive_ends_however_many_are_let_work(
 ) -> None:
     async def run() -> None:
         feed, source = Feed(), Source(parts)
-        got: list[list[Work]] = [[] for _ in range(threads)]
-        loop = asyncio.get_running_loop()
         feed.let_work(1)
-        running = [
-            threading.Thread(target=sender, args=(feed, loop, mine, True, number))
-            for number, mine in enumerate(got)
-        ]
-        for each in running:
-            each.start()
+        got, running = started(feed, threads)
         drive = asyncio.ensure_future(feed.drive(source.refill))
         for limit in limits:
             feed.let_work(limit)
@@ -141,11 +145,8 @@ def test_stopped_at_any_time_everything_taken_is_accounted_for(
 ) -> None:
     async def run() -> None:
         feed, source = Feed(), Source(parts)
-        got: list[list[Work]] = [[] for _ in range(threads)]
+        got, running = started(feed, threads, answer=answer)
         loop = asyncio.get_running_loop()
-        running = [threading.Thread(target=sender, args=(feed, loop, mine, answer)) for mine in got]
-        for each in running:
-            each.start()
         drive = asyncio.ensure_future(feed.drive(source.refill))
         for _ in range(turns):
             await asyncio.sleep(0)

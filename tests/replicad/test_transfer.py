@@ -132,6 +132,39 @@ def test_connections_are_made_at_the_same_time(monkeypatch: pytest.MonkeyPatch) 
     assert sorted(arrived) == [0, 1]
 
 
+def test_a_sender_that_shall_not_work_does_not_and_all_do_while_something_is_frozen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also that it is looked while something is sent, and that a forecast counts who works."""
+    looks: list[int] = []
+
+    async def case(made: Bench) -> None:
+        async with await made.transfer() as transfer:
+            now = transfer.processors
+            now.concurrency.at_work = 1
+            look = now._look
+
+            def noted() -> None:
+                looks.append(now.at_work)
+                look()
+
+            monkeypatch.setattr(now, "_look", noted)
+            await run_pass(transfer, made.disks)
+            first, second = transfer._senders.values()
+            assert first.frames > 1
+            assert second.frames == 0
+            for sender in (first, second):
+                sender.read_bytes, sender.read_seconds = 10 << 20, 1.0
+            assert transfer.read_rate == 10 << 20
+            with transfer.hurry():
+                assert now.at_work == 2
+            assert now.at_work == 1
+        assert made.equal()
+
+    in_bench(case)
+    assert looks[:1] == [1]
+
+
 @pytest.mark.parametrize("refused", [0, 1])
 def test_a_connection_that_is_refused_ends_the_others(
     refused: int, monkeypatch: pytest.MonkeyPatch

@@ -110,6 +110,14 @@ def test_status_says_why_there_is_no_connection() -> None:
     assert "not connected: no route" in printed(drawn(lost, "status"))
 
 
+def test_status_says_how_many_senders_work_only_when_not_all_do() -> None:
+    assert "3 at work: 4 waited 31% of the time for a processor" in printed(
+        drawn(answers.STATUS, "status")
+    )
+    job = {**answers.STATUS["job"], "senders": {"at_work": 4, "because": ""}}
+    assert "at work" not in printed(drawn({**answers.STATUS, "job": job}, "status"))
+
+
 @given(st.integers(0, 1 << 60), st.integers(0, 1 << 60))
 def test_a_bar_is_full_only_at_the_end(done: int, total: int) -> None:
     text = drawing.bar(done, total).plain
