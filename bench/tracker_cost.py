@@ -53,7 +53,7 @@ def tracked(device: str, seconds: float, directory: Path) -> Figures:
 @contextlib.contextmanager
 def scene(options: Options) -> Iterator[Scene]:
     """A loop disk whose file is touched."""
-    size, seconds = options.bytes(GIB, 128 * MIB), options.pick(10, 2)
+    size, seconds = options.bytes(GIB, 128 * MIB), options.pick(3, 2)
     with scratch() as directory:
         image = directory / "disk.img"
         touch(image, size)
@@ -90,6 +90,6 @@ QUESTION = Question(
         ),
     ),
     scene=scene,
-    rounds=(9, 2),
+    rounds=(31, 2),
     root=True,
 )

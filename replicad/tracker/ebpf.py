@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from replicad.tracker import disk as block
 from replicad.tracker import load, pins
 from replicad.tracker.disk import SECTOR
 from replicad.tracker.errors import CannotTrack, TrackerUnavailable
+from replicad.tracker.layout import FLAG_STACKED, HOOK_REQUEST, HOOKS
 from replicad.tracker.libbpf import Libbpf, LibbpfError
 from replicad.tracker.slots import SlotTable
 
@@ -99,7 +100,7 @@ class EbpfTracker:
         attached = load.open_pins(library, pin_dir, runtime_dir)
         try:
             tracker = cls(library, attached, pin_dir)
-            tracker._misses()
+            tracker._misses(bio_based=True)
             tracker._table.repair()
         except (LibbpfError, OSError) as error:
             pins.remove(pin_dir)  # programs that nobody can use shall not cost anything
@@ -131,7 +132,8 @@ class EbpfTracker:
                     self._table.give_back(identity)
                     identity = None
             if identity is None:
-                identity = self._table.take(device, self._misses())
+                self._prepare(device)
+                identity = self._table.take(device, self._misses(device.bio_based))
             disk = self._describe(identity, path)
             self._paths[disk.token] = path
             return disk
@@ -185,7 +187,7 @@ class EbpfTracker:
             table.quiescence.wait()
             self._settled = True
             crash.here("drain.quiet")
-            misses = self._misses()
+            misses = {kind: self._misses(kind) for kind in (False, True)}
             counted = {disk.path: DiskDrain(self._misses_of(i, misses)) for disk, i in places}
             for disk, identity in places:
                 self._hand_over(disk, identity, sink, handed)
@@ -197,7 +199,8 @@ class EbpfTracker:
         Raises CannotTrack if its token is not current.
         """
         with self._lock:
-            return self._misses_of(self._require(disk), self._misses())
+            misses = {kind: self._misses(kind) for kind in (False, True)}
+            return self._misses_of(self._require(disk), misses)
 
     def handed(self, disk: TrackedDisk) -> int:
         """Returns how often bits of this disk were handed over since its token was minted.
@@ -254,11 +257,27 @@ class EbpfTracker:
             raise CannotTrack(f"{disk.path} is no longer tracked under this token")
         return identity
 
-    def _misses(self) -> int:
-        """Returns how many events of any disk went unhandled since the programs were attached."""
+    def _prepare(self, device: block.BlockDevice) -> None:
+        """Attaches what a bio-based disk needs besides."""
+        if not device.bio_based:
+            return
+        try:
+            self._attached.for_bio_based_disks(self._library)
+        except LibbpfError as error:
+            raise CannotTrack(f"{device.path}: {load.explain(error)}") from error
+
+    def _misses(self, bio_based: bool) -> int:
+        """Returns how many events that matter to such disks, of whatever disk, went unhandled since
+        the programs were attached.
+
+        A request-based disk has what it needs from the completion of its requests: a write whose
+        queueing was missed is marked when it lands, as if it had been queued then.
+        """
+        if not bio_based:
+            return self._missed_by(HOOK_REQUEST)
         state = self._table.state
         total = int(state.insert_failures) + int(state.long_requests)
-        return total + sum(self._missed_by(hook) for hook in range(len(load.HOOKS)))
+        return total + sum(self._missed_by(hook) for hook in range(HOOKS))
 
     def _missed_by(self, hook: int) -> int:
         """Events on which both programs of a hook were skipped.
@@ -276,13 +295,14 @@ class EbpfTracker:
                 break
         return min(readings)
 
-    def _misses_of(self, identity: int, all_disks: int) -> int:
+    def _misses_of(self, identity: int, missed: Mapping[bool, int]) -> int:
+        """``missed``: what _misses() says of request-based and of bio-based disks."""
         slot = self._table.slots[identity]
         now = block.size_and_sequence(slot.dev >> 20, slot.dev & 0xFFFFF)
         if now != (slot.sectors * SECTOR, slot.diskseq):
             slot.changed = 1  # stays a gap until track() begins anew
         own = int(slot.passthrough) + int(slot.lost) + int(slot.unmatched) + int(slot.changed)
-        return all_disks - int(slot.misses_before) + own
+        return missed[bool(slot.flags & FLAG_STACKED)] - int(slot.misses_before) + own
 
 
 def _device_path(major: int, minor: int) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 
-LAYOUT = 2
+LAYOUT = 3
 MAX_SLOTS = 128
 LEVELS = 6
-RECORDS = 8
+HOOK_QUEUE, HOOK_REQUEST, HOOK_BIO = range(3)
 HOOKS = 3
+RECORDS = 4
+SEEN = 2
 REF_STACKED = 1 << 31
 PATH_MAX = 4096
 FLAG_STACKED = 1
@@ -58,14 +60,23 @@ class State(ctypes.Structure):
     )
 
 
-class Cpu(ctypes.Structure):
-    """One possible CPU: how many programs are marking on it now."""
+class Place(ctypes.Structure):
+    """What the programs of one hook keep on one CPU; of it only ``readers``, how many of them are
+    marking now, is looked at here.
+    """
 
     _fields_ = (
         ("readers", ctypes.c_uint64),
-        ("reserved", ctypes.c_uint64 * 7),
-        ("done", ctypes.c_uint64 * RECORDS * HOOKS),
+        ("seen", ctypes.c_uint64 * SEEN),
+        ("reserved", ctypes.c_uint64),
+        ("done", ctypes.c_uint64 * RECORDS),
     )
+
+
+class Cpu(ctypes.Structure):
+    """One possible CPU."""
+
+    _fields_ = (("places", Place * HOOKS),)
 
 
 class Write(ctypes.Structure):

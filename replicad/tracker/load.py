@@ -14,7 +14,7 @@ from typing import TypeVar
 from protocol.local import crash
 from replicad.tracker import build, pins
 from replicad.tracker.errors import TrackerUnavailable
-from replicad.tracker.layout import LAYOUT, PATH_MAX, VALUE_SIZES, Meta
+from replicad.tracker.layout import LAYOUT, PATH_MAX, VALUE_SIZES, Meta, State
 from replicad.tracker.libbpf import Libbpf, LibbpfError
 
 T = TypeVar("T")
@@ -28,11 +28,30 @@ HOOKS = (
     ("block_bio_complete", "bio", "bio_complete"),
 )
 """Tracepoint, the argument of interest, prefix of the programs; in the order of State.rescued."""
+UNDERSTUDY = "_2"
 ALL_PROGRAMS = tuple(
     f"{name}{understudy}"
     for name in ("bio_queue_0", "bio_queue_1", "rq_complete_0", "bio_complete_0", "bio_complete_1")
-    for understudy in ("", "_2")
+    for understudy in ("", UNDERSTUDY)
 )
+
+
+def first_programs(chosen: list[str]) -> list[str]:
+    """Returns those that every disk needs, in the order of attaching: tracepoints call in that
+    order, and an understudy comes behind its first program.
+
+    A request-based disk is marked when a write lands, so there an event of queueing may be skipped:
+    it is a mark that comes later. Each program at a tracepoint costs every write, so what only
+    bio-based disks need waits for one (docs/decisions/0179).
+    """
+    queue, request, _ = chosen
+    return [queue, request, request + UNDERSTUDY]
+
+
+def bio_programs(chosen: list[str]) -> list[str]:
+    """Returns those that bio-based disks need besides, in the order of attaching."""
+    queue, _, bio = chosen
+    return [queue + UNDERSTUDY, bio, bio + UNDERSTUDY]
 
 
 @dataclass
@@ -47,13 +66,33 @@ class Attached:
     object_hash: bytes
     held: int
     adopted: bool
+    directory: Path
+    """Of the pins."""
+    waiting: dict[str, int]
+    """The programs that only bio-based disks need and that are not attached, in order."""
+    links: dict[str, int] = field(default_factory=dict)
+    """Of the programs that this process attached."""
     others: list[int] = field(default_factory=list)
 
     def close(self) -> None:
         """Lets go of everything; pins stay."""
-        for fd in (*self.maps.values(), *self.programs, *self.others, self.held):
+        by_name = (self.maps, self.waiting, self.links)
+        for fd in (*self.programs, *self.others, *(fd for one in by_name for fd in one.values())):
             os.close(fd)
-        self.maps, self.programs, self.others = {}, [], []
+        os.close(self.held)
+        self.programs, self.others = [], []
+        for one in by_name:
+            one.clear()
+
+    def for_bio_based_disks(self, library: Libbpf) -> None:
+        """Attaches and pins what bio-based disks need besides; nothing where that was done before.
+
+        Raises LibbpfError.
+        """
+        while self.waiting:
+            name = next(iter(self.waiting))
+            self.links[name] = _attach(library, self.directory, name, self.waiting[name])
+            self.others.append(self.waiting.pop(name))
 
 
 def open_pins(library: Libbpf, directory: Path, runtime_dir: Path) -> Attached:
@@ -93,25 +132,39 @@ def adopt(library: Libbpf, directory: Path, held: int) -> Attached | None:
     meta = pins.read_meta(library, directory)
     if meta is None or meta.layout != LAYOUT:
         return None
-    names = sorted(path.name for path in directory.glob("prog_*"))
-    firsts = [
-        next((n for n in names if n.startswith(f"prog_{hook}_") and not n.endswith("_2")), "")
+    names = sorted(path.name.removeprefix("prog_") for path in directory.glob("prog_*"))
+    chosen = [
+        next((n for n in names if n.startswith(f"{hook}_") and not n.endswith(UNDERSTUDY)), "")
         for _, _, hook in HOOKS
     ]
-    links = [directory / name.replace("prog_", "link_") for name in names]
-    if (
-        "" in firsts
-        or not all(path.exists() for path in links)
-        or not (directory / "state").exists()
-    ):
+    needed = [f"link_{name}" for name in first_programs(chosen)]
+    needed += [f"prog_{name}" for name in (*first_programs(chosen), *bio_programs(chosen))]
+    if "" in chosen or not all((directory / name).exists() for name in (*needed, *VALUE_SIZES)):
         return None
+    waiting = [n for n in bio_programs(chosen) if not (directory / f"link_{n}").exists()]
     maps = {name: library.get(directory / name) for name in VALUE_SIZES}
-    if any(library.map_shape(fd)[0] != VALUE_SIZES[name] for name, fd in maps.items()):
+    if any(library.map_shape(fd)[0] != VALUE_SIZES[name] for name, fd in maps.items()) or (
+        waiting and _tracks_bio_based_disks(library, maps["state"])
+    ):
         for fd in maps.values():
             os.close(fd)
         return None
-    programs = [library.get(directory / name) for name in firsts]
-    return Attached(maps, programs, bytes(meta.instance), bytes(meta.object), held, adopted=True)
+    return Attached(
+        maps,
+        [library.get(directory / f"prog_{name}") for name in chosen],
+        bytes(meta.instance),
+        bytes(meta.object),
+        held,
+        adopted=True,
+        directory=directory,
+        waiting={name: library.get(directory / f"prog_{name}") for name in waiting},
+    )
+
+
+def _tracks_bio_based_disks(library: Libbpf, fd: int) -> bool:
+    state = State()
+    library.lookup(fd, ctypes.c_uint32(0), state)
+    return bool(state.stacked)
 
 
 def load(library: Libbpf, directory: Path, runtime_dir: Path, held: int) -> Attached:
@@ -121,9 +174,9 @@ def load(library: Libbpf, directory: Path, runtime_dir: Path, held: int) -> Atta
             f"the tracker was not compiled: {build.REMEDY}, then run python {build.__file__}"
         )
     chosen = choose_programs(library.tracepoint_arguments(name for name, _, _ in HOOKS))
-    both = [f"{name}{understudy}" for name in chosen for understudy in ("", "_2")]
-    absent = [name for name in ALL_PROGRAMS if name not in both]
-    loaded = library.load(build.OBJECT, both, absent, library.possible_cpus())
+    wanted = [*first_programs(chosen), *bio_programs(chosen)]
+    absent = [name for name in ALL_PROGRAMS if name not in wanted]
+    loaded = library.load(build.OBJECT, wanted, absent, library.possible_cpus())
     try:
         maps = {name: library.map_fd(loaded, name) for name in VALUE_SIZES}
     finally:
@@ -135,22 +188,32 @@ def load(library: Libbpf, directory: Path, runtime_dir: Path, held: int) -> Atta
         hashlib.sha256(build.OBJECT.read_bytes()).digest(),
         held,
         adopted=False,
+        directory=directory,
+        waiting={name: os.dup(loaded.programs[name]) for name in bio_programs(chosen)},
         others=[fd for name, fd in loaded.programs.items() if name not in chosen],
     )
     for name, fd in maps.items():
         if name != "meta":
             library.pin(fd, directory / name)
-    for name in (
-        both
-    ):  # the understudy behind its first program: tracepoints call in the order of attaching
-        link = library.attach(loaded.programs[name])
-        attached.others.append(link)
+    for name in wanted:
         library.pin(loaded.programs[name], directory / f"prog_{name}")
-        library.pin(link, directory / f"link_{name}")
-        crash.here("tracker.half_pinned")
+    for name in first_programs(chosen):
+        attached.links[name] = _attach(library, directory, name, loaded.programs[name])
     _write_meta(library, attached, runtime_dir)
     library.pin(maps["meta"], directory / "meta")
     return attached
+
+
+def _attach(library: Libbpf, directory: Path, name: str, program: int) -> int:
+    """Attaches a program and pins the link; returns the link's descriptor."""
+    link = library.attach(program)
+    try:
+        library.pin(link, directory / f"link_{name}")
+    except BaseException:
+        os.close(link)
+        raise
+    crash.here("tracker.half_pinned")
+    return link
 
 
 def _write_meta(library: Libbpf, attached: Attached, runtime_dir: Path) -> None:

@@ -3,7 +3,7 @@
 It sits inside the freeze of the filesystems, so its latency is downtime. The kernel's own wait, a
 grace period of RCU (membarrier(MEMBARRIER_CMD_GLOBAL) or the update of an inner map), took 9 ms in
 the median and up to 160 ms where this was measured; docs/decisions/0011 has the figures. Programs
-therefore count themselves per CPU while they mark, and the wait looks until each CPU's count was
+therefore count themselves per CPU and hook while they mark, and the wait looks until each count was
 zero once: microseconds. The argument is Dekker's: the program raises its count, then reads which
 bitmap is active; the drain flips, then reads the counts; with a full barrier between the two steps
 on both sides at least one sees the other. The program's barrier is its atomic increment, the
@@ -44,8 +44,8 @@ class Quiescence:
     """Knows when every program that began before now has ended."""
 
     def __init__(self, readers: NDArray[np.uint64], grace_period: Callable[[], None]) -> None:
-        """``readers``: each possible CPU's count, mapped. ``grace_period`` returns after an RCU
-        grace period.
+        """``readers``: the counts of each possible CPU, mapped. ``grace_period`` returns after an
+        RCU grace period.
         """
         self._readers = readers
         self._grace_period = grace_period

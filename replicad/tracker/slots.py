@@ -17,7 +17,7 @@ from protocol.local import crash
 from replicad.tracker import bitmap
 from replicad.tracker.disk import SECTOR, BlockDevice
 from replicad.tracker.errors import CannotTrack
-from replicad.tracker.layout import FLAG_STACKED, MAX_SLOTS, Cpu, Slot, State, reference
+from replicad.tracker.layout import FLAG_STACKED, MAX_SLOTS, Cpu, Place, Slot, State, reference
 from replicad.tracker.libbpf import Libbpf, LibbpfError
 from replicad.tracker.load import Attached
 from replicad.tracker.quiet import Quiescence
@@ -48,8 +48,8 @@ class SlotTable:
         ]
         self.slots = (Slot * MAX_SLOTS).from_buffer(self._mappings[0])
         self.state = State.from_buffer(self._mappings[1])
-        words_per_cpu = ctypes.sizeof(Cpu) // 8
-        self._readers = np.frombuffer(self._mappings[2], np.uint64)[::words_per_cpu]
+        words_per_place = ctypes.sizeof(Place) // 8
+        self._readers = np.frombuffer(self._mappings[2], np.uint64)[::words_per_place]
         self._dummy = library.create_words("rpl_wait", 1)
         self._bitmaps: dict[int, tuple[KernelBitmap, KernelBitmap]] = {}
         self.quiescence = Quiescence(self._readers, self._grace_period)
@@ -98,6 +98,7 @@ class SlotTable:
         slot.token = secrets.randbits(64)
         slot.diskseq = device.diskseq
         slot.misses_before = misses
+        self.quiescence.barrier()  # a program that remembers this slot sees the rest, or no owner
         slot.generation = generation
         if device.bio_based:
             self.state.stacked += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replicad.tracker import EbpfTracker, TrackedDisk, bitmap
+from replicad.tracker import EbpfTracker, TrackedDisk, bitmap, layout, pin_directory
 from replicad.tracker.window import words
 from tests.replicad.tracker.devices import (
     BLKDISCARD,
     BLKZEROOUT,
     MIB,
     Direct,
+    Seen,
     content,
     differing,
     drained,
@@ -206,3 +208,58 @@ def test_the_kernel_marks_like_the_model(tmp_path: Path) -> None:
                 bitmap.mark(kernel.geometry, model, sector // 8, (sector + sectors - 1) // 8 + 1)
             with words(kernel.fd, 0, kernel.geometry.words) as view:
                 assert np.array_equal(view, model)
+
+
+def test_disks_that_take_turns_and_change_places_are_exact(tmp_path: Path) -> None:
+    """A CPU remembers two disks' slots. More than two, written in turn; slots that change owners
+    meanwhile, so that what is remembered is another's or nobody's.
+    """
+    chosen, size, count = random.Random(11), 4 * MIB, 5
+    with contextlib.ExitStack() as stack:
+        tracker = stack.enter_context(tracker_at(tmp_path / "run"))
+        paths = [
+            stack.enter_context(loop_device(tmp_path / f"image{number}", size))
+            for number in range(count)
+        ]
+        writers = [Direct(path, 4096) for path in paths]
+        tracked: dict[int, TrackedDisk] = {}
+        for _ in range(40):
+            for number in chosen.sample(range(count), 2):
+                if number in tracked:
+                    tracker.untrack(tracked.pop(number))
+                else:
+                    tracked[number] = tracker.track(paths[number])
+            expected = {number: set[int]() for number in range(count)}
+            for _ in range(30):
+                number, granule = chosen.randrange(count), chosen.randrange(size // 4096)
+                writers[number].write(granule * 4096, b"x" * 4096)
+                expected[number].add(granule)
+            for number, disk in tracked.items():
+                found = drained(tracker, disk).nonzero()[0].tolist()
+                assert found == sorted(expected[number])
+        for writer in writers:
+            writer.close()
+
+
+def test_an_event_that_the_first_program_did_not_see_is_its_understudys(tmp_path: Path) -> None:
+    """The first one's link is taken away: each landing is marked by the second, and counted."""
+    with (
+        loop_device(tmp_path / "image", 4 * MIB) as device,
+        tracker_at(tmp_path / "run") as tracker,
+    ):
+        disk = tracker.track(device)
+        direct, state = Direct(device, 4096), tracker._table.state
+        rescued = int(state.rescued[layout.HOOK_REQUEST])
+        direct.write(4096, b"y" * 4096)
+        assert state.rescued[layout.HOOK_REQUEST] == rescued, "the first saw it"
+        for name in ("bio_queue_0", "rq_complete_0"):
+            (pin_directory(tmp_path / "run") / f"link_{name}").unlink()
+            os.close(tracker._attached.links.pop(name))
+        tracker.drain([disk], lambda *_: None)
+        for granule in (3, 700):
+            direct.write(granule * 4096, b"z" * 4096)
+        seen = Seen(disk)
+        tracker.drain([disk], seen)
+        assert seen.granules.nonzero()[0].tolist() == [3, 700]
+        assert state.rescued[layout.HOOK_REQUEST] >= rescued + 2
+        direct.close()

@@ -188,6 +188,88 @@ def test_incomplete_pins_are_replaced(tmp_path: Path, missing: str) -> None:
         assert not second.adopted
 
 
+def links(runtime: Path) -> set[str]:
+    return {pin.name.removeprefix("link_") for pin in pin_directory(runtime).glob("link_*")}
+
+
+FIRST = {"bio_queue_0", "rq_complete_0", "rq_complete_0_2"}
+BIO = {"bio_queue_0_2", "bio_complete_1", "bio_complete_1_2"}
+
+
+def test_what_only_bio_based_disks_need_is_attached_with_the_first(
+    tmp_path: Path, device: str
+) -> None:
+    """And stays; a start that finds it, or a part of it that a kill left, goes on from there."""
+    runtime = tmp_path / "run"
+    with zram_device(16 * MIB) as one, zram_device(16 * MIB) as other:
+        with tracker_at(runtime) as tracker:
+            tracker.track(device)
+            assert links(runtime) == FIRST
+            token = tracker.track(one).token
+            assert links(runtime) == FIRST | BIO
+            tracker.track(other)
+            tracker.close()
+            heir = EbpfTracker.open(pin_directory(runtime), runtime)
+            tracker.__dict__.update(heir.__dict__)  # the fixture destroys what is current
+            assert heir.adopted
+            assert heir.track(one).token == token
+            assert links(runtime) == FIRST | BIO
+        with tracker_at(runtime) as tracker:
+            token = tracker.track(device).token
+            tracker._attached.for_bio_based_disks(tracker._library)
+            tracker.close()
+            for name in ("bio_complete_1", "bio_complete_1_2"):
+                (pin_directory(runtime) / f"link_{name}").unlink()
+            heir = EbpfTracker.open(pin_directory(runtime), runtime)
+            tracker.__dict__.update(heir.__dict__)
+            assert heir.adopted
+            assert heir.track(device).token == token
+            disk = heir.track(one)
+            assert links(runtime) == FIRST | BIO
+            write(one, 4096, 4096)
+            assert drained(heir, disk).nonzero()[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("missing", sorted(BIO))
+def test_a_bio_based_disk_without_its_programs_begins_anew(tmp_path: Path, missing: str) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    with zram_device(16 * MIB) as device:
+        first = EbpfTracker.open(pin_directory(runtime), runtime)
+        token = first.track(device).token
+        first.close()
+        (pin_directory(runtime) / f"link_{missing}").unlink()
+        with tracker_at(runtime) as second:
+            assert not second.adopted
+            assert second.track(device).token != token
+
+
+def test_misses_count_where_they_matter(tmp_path: Path, device: str) -> None:
+    """A request-based disk is marked when a request lands; all else is for bio-based disks."""
+    with zram_device(16 * MIB) as zram, tracker_at(tmp_path / "run") as tracker:
+        disks = [tracker.track(device), tracker.track(zram)]
+        programs, skipped = tracker._attached.programs, {0: 0, 1: 0, 2: 0}
+
+        class Library(libbpf.Libbpf):
+            def recursion_misses(self, fd: int) -> int:
+                return skipped[programs.index(fd)]
+
+        def misses() -> list[int]:
+            drain = tracker.drain(disks, lambda *_: None)
+            assert [tracker.misses(disk) for disk in disks] == [d.misses for d in drain.values()]
+            return [tracker.misses(disk) for disk in disks]
+
+        tracker._library = Library()
+        before = misses()
+        skipped[layout.HOOK_QUEUE] += 1
+        skipped[layout.HOOK_BIO] += 1
+        tracker._table.state.long_requests += 1
+        tracker._table.state.insert_failures += 1
+        assert misses() == [before[0], before[1] + 4]
+        skipped[layout.HOOK_REQUEST] += 1
+        assert misses() == [before[0] + 1, before[1] + 5]
+
+
 def test_garbage_of_removed_daemons_is_collected(tmp_path: Path) -> None:
     gone, alive = tmp_path / "gone", tmp_path / "alive"
     for runtime in (gone, alive):

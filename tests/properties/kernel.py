@@ -77,13 +77,13 @@ class Kernel:
 
     # --- writes -------------------------------------------------------------------------------
 
-    def queue(self, offset: int, content: bytes) -> None:
+    def queue(self, offset: int, content: bytes, *, seen: bool = True) -> None:
         write = Write(offset, content)
         self.writes.append(write)
-        if "queue" in self.mark_at:
+        if seen and "queue" in self.mark_at:
             self._mark(write)
 
-    def land(self, which: int, size: int) -> None:
+    def land(self, which: int, size: int, *, seen: bool = True) -> None:
         """Some more of a write reaches the medium; at its end it is complete."""
         write = self.writes[which]
         end = min(write.landed + size, len(write.content))
@@ -92,11 +92,11 @@ class Kernel:
         write.landed = end
         if end == len(write.content):
             del self.writes[which]
-            if "completion" in self.mark_at:
+            if seen and "completion" in self.mark_at:
                 self._mark(write)
 
     def miss(self, hook: int) -> None:
-        """The next event of a hook is not seen by anybody, and counted."""
+        """Nobody saw an event of a hook, which is counted."""
         self.skipped[hook] += 1
 
     def _mark(self, write: Write) -> None:

@@ -21,6 +21,7 @@ from protocol.errors import Fault
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.data import DataHello
 from protocol.wire.messages import OpenSession
+from replicad.tracker.layout import HOOK_BIO, HOOK_REQUEST
 from tests.properties import invariants
 from tests.properties.clockwork import Clock
 from tests.properties.ends import (
@@ -124,8 +125,13 @@ class WholeWay:
             self.kernel.land(len(self.kernel.writes) - 1, length)
 
     def miss(self, first: int, hook: int) -> None:
-        """A write that no program sees; the kernel counts that it did not run one."""
-        self._set(self.disk, first, self._half())
+        """A write that no program sees, or of which only the queueing was missed, or (of a hook
+        that this disk does not need) nothing; the kernel counts that it did not run one.
+        """
+        if any(_overlap(first * GRANULE, HALF, each) for each in self.kernel.writes):
+            return
+        self.kernel.queue(first * GRANULE, self._half(), seen=hook == HOOK_BIO)
+        self.kernel.land(len(self.kernel.writes) - 1, HALF, seen=hook != HOOK_REQUEST)
         self.kernel.miss(hook)
 
     def land_all(self) -> None:

@@ -12,6 +12,10 @@
  * raw tracepoints are guarded per program, and what that guard skips the kernel counts (recursion_misses). Every hook
  * has a second program, the understudy, for the events on which the guard skipped the first (see understudy()).
  *
+ * User space attaches what request-based disks need, and the rest with the first bio-based disk (load.py): a program
+ * costs every write, also one that does nothing. The rest are the programs of block_bio_complete and the understudy of
+ * block_bio_queue; a request whose queueing was skipped is marked when it lands, as if it had been queued then.
+ *
  * The bitmap of a disk is a hierarchy in one array of words: level 0 has a bit for each granule, level k a bit for each
  * 64^k granules. A range sets at most two partial words per level, whatever its length, and the last level is one
  * word, so a discard of a whole disk costs as much as a write of two granules. User space expands the upper levels
@@ -35,13 +39,20 @@ typedef __u64 u64;
 #define MAX_BIOS 1024	   /* bios of one request: BIO_MAX_VECS * 4; beyond it a miss is counted */
 #define MAX_STACK 8	   /* layers between a bio and the disk it lands on that remap without cloning */
 #define MAX_IN_FLIGHT 65536 /* writes in flight on all bio-based disks together; beyond it a miss is counted */
-#define RECORDS 8	   /* entries of the per-CPU table in which a first program tells its understudy what it did */
+#define RECORDS 4	   /* places in which a first program tells its understudy what it did, by CPU and hook */
+#define SEEN 2		   /* disks whose slots are remembered, by CPU and hook */
+
+#define HOOK_QUEUE 0
+#define HOOK_REQUEST 1
+#define HOOK_BIO 2
+#define HOOKS 3
 
 #define OP_MASK 0xff	   /* REQ_OP_MASK, since 4.10 */
 #define OP_WRITE 1	   /* REQ_OP_WRITE and REQ_OP_DISCARD have had these numbers since 4.8 */
 #define OP_DISCARD 3
 #define OP_PASSTHROUGH 32  /* REQ_OP_SCSI_IN/OUT (to 5.15) and REQ_OP_DRV_IN/OUT are the operations from 32 up */
 
+#define FLAG_STACKED 1u /* of a slot: the disk is bio-based */
 #define REF_STACKED (1u << 31)
 #define REF_SLOT(ref) ((u32)(ref) & (REF_STACKED - 1))
 #define REF_GENERATION(ref) ((u32)((ref) >> 32))
@@ -165,7 +176,7 @@ struct state {
 	u64 stacked;	     /* tracked bio-based disks; written by user space */
 	u64 insert_failures; /* writes in flight that could not be remembered */
 	u64 long_requests;   /* requests of more than MAX_BIOS bios while bio-based disks were tracked */
-	u64 rescued[3];	     /* events that an understudy handled because its first program was skipped, by hook */
+	u64 rescued[HOOKS];	     /* events that an understudy handled because its first program was skipped, by hook */
 	u64 reserved[10];
 };
 
@@ -177,10 +188,16 @@ struct {
 	__type(value, struct state);
 } state SEC(".maps");
 
+/* What the programs of a hook keep on a CPU: one cache line, for what a write costs is the lines it has to fetch. */
+struct place {
+	u64 readers;	   /* marks in progress */
+	u64 seen[SEEN];	   /* disks found last: number << 32 | slot */
+	u64 reserved;
+	u64 done[RECORDS]; /* the events that the first program handled last */
+};
+
 struct cpu {
-	u64 readers; /* marks in progress on this CPU */
-	u64 reserved[7];
-	u64 done[3][RECORDS]; /* by hook: the event that the first program handled last */
+	struct place places[HOOKS];
 };
 
 /* max_entries is set to the number of possible CPUs before loading. */
@@ -233,11 +250,12 @@ static __always_inline struct state *the_state(void)
 	return bpf_map_lookup_elem(&state, &zero);
 }
 
-static __always_inline struct cpu *this_cpu(void)
+static __always_inline struct place *place_of(u32 hook)
 {
 	u32 id = bpf_get_smp_processor_id();
+	struct cpu *cpu = bpf_map_lookup_elem(&cpus, &id);
 
-	return bpf_map_lookup_elem(&cpus, &id);
+	return cpu ? &cpu->places[hook] : 0;
 }
 
 static __always_inline struct slot *slot_of(u64 ref)
@@ -248,10 +266,14 @@ static __always_inline struct slot *slot_of(u64 ref)
 }
 
 /*
- * Sets the bits of mask; the atomic is skipped when they are already set. That cannot lose a mark: a bit of the active
- * bitmap disappears only after user space has made the other one active, has seen every marker that began before end
- * (see mark()), and has handed the bits on. A marker that found the bit set began before, so its mark is among them.
- * The same holds for the summary, whose bit another CPU may be about to set: that CPU is waited for as well.
+ * Sets the bits of mask. The atomic is skipped when they are set already, unless they are new, which a mark at queueing
+ * takes for granted: looking first at bits that are not set costs more than it saves, for the cache line then comes
+ * twice, to be read and to be written (docs/decisions/0179).
+ *
+ * Skipping cannot lose a mark: a bit of the active bitmap disappears only after user space has made the other one
+ * active, has seen every marker that began before end (see mark_at()), and has handed the bits on. A marker that found
+ * the bit set began before, so its mark is among them. The same holds for the summary, whose bit another CPU may be
+ * about to set: that CPU is waited for as well.
  */
 static __always_inline int set_bits(void *map, u32 word, u64 mask)
 {
@@ -264,20 +286,20 @@ static __always_inline int set_bits(void *map, u32 word, u64 mask)
 	return 1;
 }
 
-static __always_inline int mark_word(void *map, struct slot *slot, u32 word, u64 mask)
+static __always_inline int mark_word(void *map, struct slot *slot, u32 word, u64 mask, int new)
 {
 	u64 *at = bpf_map_lookup_elem(map, &word);
 
 	if (!at)
 		return 0;
-	if ((*(volatile u64 *)at & mask) == mask)
+	if (!new && (*(volatile u64 *)at & mask) == mask)
 		return 1;
 	__sync_fetch_and_or(at, mask);
 	return set_bits(map, slot->summary + (word >> 15), 1ull << ((word >> 9) & 63));
 }
 
 /* Marks granules [first, end) in the active bitmap; 0 if a word was outside of it. */
-static __always_inline int mark_granules(struct slot *slot, u32 id, u64 first, u64 end)
+static __always_inline int mark_granules(struct slot *slot, u32 id, u64 first, u64 end, int new)
 {
 	u32 key = 2 * id + (*(volatile u32 *)&slot->active & 1);
 	void *map = bpf_map_lookup_elem(&bitmaps, &key);
@@ -292,13 +314,13 @@ static __always_inline int mark_granules(struct slot *slot, u32 id, u64 first, u
 		u64 from = ~0ull << (first & 63), to = ~0ull >> (63 - ((end - 1) & 63));
 
 		if (head == tail)
-			return fits & mark_word(map, slot, base + head, from & to);
+			return fits & mark_word(map, slot, base + head, from & to, new);
 		if (first & 63) {
-			fits &= mark_word(map, slot, base + head, from);
+			fits &= mark_word(map, slot, base + head, from, new);
 			head++;
 		}
 		if (end & 63)
-			fits &= mark_word(map, slot, base + tail, to);
+			fits &= mark_word(map, slot, base + tail, to, new);
 		else
 			tail++;
 		if (head >= tail)
@@ -310,23 +332,33 @@ static __always_inline int mark_granules(struct slot *slot, u32 id, u64 first, u
 }
 
 /*
- * Marks the granules that bytes from sector touch; bytes = ~0 means to the end of the disk.
+ * Counts a marker in or out, as a full barrier. BPF's atomics order like the kernel's: only those that return the old
+ * value do, and clang drops the value, and with it the barrier, where nobody looks at it. x86 would not notice: its
+ * locked instructions are all full barriers. arm64 would.
+ */
+static __always_inline void count_marker(struct place *place, u64 by)
+{
+	u64 before = __sync_fetch_and_add(&place->readers, by);
+
+	asm volatile("" : : "r"(before));
+}
+
+/*
+ * Marks the granules that bytes from sector touch; bytes = ~0 means to the end of the disk. new: see set_bits().
  *
- * The readers count is what a drain waits for after it has made the other bitmap active: it needs each CPU's count to
+ * The readers count is what a drain waits for after it has made the other bitmap active: it needs each place's count to
  * be zero once. Both the increment here and the barrier between flip and look there are full, so either this program
  * sees the flip or the drain sees this program (Dekker). The decrement is full too: whoever sees zero sees the bits.
- *
- * A global function: the verifier checks it once, not once per caller and iteration.
+ * That takes atomics that fetch (see count_marker()).
  */
-__attribute__((noinline)) int mark(u64 ref, u64 sector, u64 bytes)
+static __always_inline int mark_at(struct place *place, u64 ref, u64 sector, u64 bytes, int new)
 {
 	struct slot *slot = slot_of(ref);
-	struct cpu *cpu = this_cpu();
 	u64 end;
 
-	if (!slot || !cpu || !bytes)
+	if (!slot || !place || !bytes)
 		return 0;
-	__sync_fetch_and_add(&cpu->readers, 1);
+	count_marker(place, 1);
 	if (*(volatile u32 *)&slot->generation != REF_GENERATION(ref))
 		goto out; /* the slot has a new owner */
 	end = bytes == ~0ull ? slot->sectors : sector + ((bytes + 511) >> 9);
@@ -337,12 +369,18 @@ __attribute__((noinline)) int mark(u64 ref, u64 sector, u64 bytes)
 	if (sector < end) {
 		u32 shift = slot->shift & 63;
 
-		if (!mark_granules(slot, REF_SLOT(ref), sector >> shift, ((end - 1) >> shift) + 1))
+		if (!mark_granules(slot, REF_SLOT(ref), sector >> shift, ((end - 1) >> shift) + 1, new))
 			__sync_fetch_and_add(&slot->lost, 1);
 	}
 out:
-	__sync_fetch_and_add(&cpu->readers, -1);
+	count_marker(place, -1);
 	return 0;
+}
+
+/* The same, off the fast path. A global function: the verifier checks it once, not once per caller and iteration. */
+__attribute__((noinline)) int mark(u64 ref, u64 sector, u64 bytes)
+{
+	return mark_at(place_of(HOOK_REQUEST), ref, sector, bytes, 0);
 }
 
 /* A write without a length: a zone operation. Opening, closing and finishing a zone change no data; anything else may
@@ -365,11 +403,31 @@ static __always_inline void mark_unsized(u64 ref, u32 op)
 	mark(ref, 0, ~0ull);
 }
 
-static __always_inline u64 *find_disk(struct gendisk *disk)
+/*
+ * Returns a tracked disk's ref, 0 for one that is not tracked (a ref has a generation, which is not 0).
+ *
+ * The hash table knows all disks, but a look into it cost a fourth of what a write did (docs/decisions/0179). So each
+ * CPU remembers in which slot it found a disk. Only the slot itself is believed, and mark_at() looks at its generation
+ * again: what is remembered of a slot that has a new owner costs another look into the table, nothing else.
+ */
+static __always_inline u64 find_disk(struct place *place, struct gendisk *disk)
 {
 	u32 dev = ((u32)disk->major << 20) | (u32)disk->first_minor;
+	volatile u64 *seen = &place->seen[(dev ^ dev >> 4) & (SEEN - 1)];
+	u64 found = *seen, *ref;
 
-	return bpf_map_lookup_elem(&index_of, &dev);
+	if (found >> 32 == dev) {
+		struct slot *slot = slot_of(found);
+		u32 generation;
+
+		if (slot && *(volatile u32 *)&slot->dev == dev && (generation = *(volatile u32 *)&slot->generation))
+			return (u64)generation << 32 | (slot->flags & FLAG_STACKED ? REF_STACKED : 0) | (u32)found;
+	}
+	ref = bpf_map_lookup_elem(&index_of, &dev);
+	if (!ref)
+		return 0;
+	*seen = (u64)dev << 32 | REF_SLOT(*ref);
+	return *ref;
 }
 
 static __always_inline struct gendisk *disk_of_bio(struct bio *bio)
@@ -505,71 +563,80 @@ everything:
 
 /* ---- the hooks ---- */
 
-static __always_inline void queued(struct bio *bio, u64 address)
+/* An argument of a tracepoint as a number, to find what is remembered under it: a typed pointer may not be used as one.
+ * Reading it costs more than a mark does, so only bio-based disks pay for it. */
+static __always_inline u64 number_of(void *argument)
 {
-	u32 op = bio->bi_opf & OP_MASK;
-	u64 *ref;
+	u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), argument);
+	return number;
+}
+
+static __always_inline void remember(u64 ref, u64 sector, u32 bytes, u64 address)
+{
+	struct write write = { .ref = ref, .sector = sector, .bytes = bytes, .pending = bytes };
+	struct state *st = the_state();
+
+	if (bpf_map_update_elem(&in_flight, &address, &write, BPF_ANY) && st)
+		__sync_fetch_and_add(&st->insert_failures, 1);
+}
+
+static __always_inline void queued(struct place *place, struct bio *bio, void *argument)
+{
+	u32 op = bio->bi_opf & OP_MASK, bytes = bio->bi_iter.bi_size;
+	u64 ref, sector = bio->bi_iter.bi_sector;
 
 	if (!(op & 1))
 		return;
-	ref = find_disk(disk_of_bio(bio));
+	ref = find_disk(place, disk_of_bio(bio));
 	if (!ref)
 		return;
-	struct write write = {
-		.ref = *ref,
-		.sector = bio->bi_iter.bi_sector,
-		.bytes = bio->bi_iter.bi_size,
-		.pending = bio->bi_iter.bi_size,
-	};
-	if ((u32)write.ref & REF_STACKED && bpf_map_update_elem(&in_flight, &address, &write, BPF_ANY)) {
-		struct state *st = the_state();
-
-		if (st)
-			__sync_fetch_and_add(&st->insert_failures, 1);
-	}
-	if (write.bytes)
-		mark(write.ref, write.sector, write.bytes);
+	if ((u32)ref & REF_STACKED)
+		remember(ref, sector, bytes, number_of(argument));
+	if (bytes)
+		mark_at(place, ref, sector, bytes, 1);
 	else
-		mark_unsized(write.ref, op);
+		mark_unsized(ref, op);
 }
 
-static __always_inline void request_completed(struct request *rq, u32 bytes)
+static __always_inline void request_completed(struct place *place, struct request *rq, u32 bytes)
 {
 	u32 op = rq->cmd_flags & OP_MASK;
 	struct state *st = the_state();
-	u64 *ref;
+	u64 ref;
 
 	if (!(op & 1) || !st)
 		return;
 	if (st->stacked)
 		land_request(rq, bytes);
-	ref = find_disk(disk_of_request(rq));
+	ref = find_disk(place, disk_of_request(rq));
 	if (!ref)
 		return;
 	if (op >= OP_PASSTHROUGH) {
-		struct slot *slot = slot_of(*ref);
+		struct slot *slot = slot_of(ref);
 
 		if (slot)
 			__sync_fetch_and_add(&slot->passthrough, 1);
 	} else if (op == OP_DISCARD && rq->bio && rq->bio->bi_next) {
-		mark_discards(*ref, rq);
+		mark_discards(ref, rq);
 	} else if (bytes) {
-		mark(*ref, rq->__sector, bytes);
+		mark_at(place, ref, rq->__sector, bytes, 0);
 	} else {
-		mark_unsized(*ref, op);
+		mark_unsized(ref, op);
 	}
 }
 
-static __always_inline void bio_completed(struct bio *bio, u64 address)
+static __always_inline void bio_completed(struct place *place, struct bio *bio, void *argument)
 {
 	struct state *st = the_state();
-	u64 *ref;
+	u64 ref;
 
-	if (!(bio->bi_opf & 1) || !st || !st->stacked || landed(address, 0, LANDED_AT_END))
+	if (!(bio->bi_opf & 1) || !st || !st->stacked || landed(number_of(argument), 0, LANDED_AT_END))
 		return;
-	ref = find_disk(disk_of_bio(bio));
-	if (ref && (u32)*ref & REF_STACKED) {
-		struct slot *slot = slot_of(*ref);
+	ref = find_disk(place, disk_of_bio(bio));
+	if ((u32)ref & REF_STACKED) {
+		struct slot *slot = slot_of(ref);
 
 		if (slot)
 			__sync_fetch_and_add(&slot->unmatched, 1);
@@ -590,50 +657,43 @@ static __always_inline void bio_completed(struct bio *bio, u64 address)
  * is completed again. Both halves of an event run on one CPU because tracepoints are called with preemption disabled;
  * user space does not subtract rescued on PREEMPT_RT, where that is changing.
  */
-#define HOOK_QUEUE 0
-#define HOOK_REQUEST 1
-#define HOOK_BIO 2
-
-static __always_inline u64 *record_of(u32 hook, u64 address)
+/*
+ * The event's record and what is put there: its address less that of the place. A difference, because of all arithmetic
+ * with a typed pointer the verifier allows just this; the assembler keeps clang from rearranging it.
+ */
+static __always_inline volatile u64 *record_of(struct place *place, void *event, u64 *number)
 {
-	struct cpu *cpu = this_cpu();
+	u64 distance = (u64)event;
 
-	return cpu ? &cpu->done[hook][(address >> 8) & (RECORDS - 1)] : 0;
+	asm volatile("%0 -= %1" : "+r"(distance) : "r"(place));
+	*number = distance;
+	return &place->done[(distance >> 8) & (RECORDS - 1)];
 }
 
-static __always_inline void first_done(u32 hook, u64 address)
+static __always_inline void first_done(struct place *place, void *event)
 {
-	u64 *record = record_of(hook, address);
+	u64 number;
+	volatile u64 *record = record_of(place, event, &number);
 
-	if (record && !*(volatile u64 *)record)
-		*(volatile u64 *)record = address;
+	if (!*record)
+		*record = number;
 }
 
-static __always_inline int understudy(u32 hook, u64 address)
+static __always_inline int understudy(struct place *place, u32 hook, void *event)
 {
-	u64 *record = record_of(hook, address);
-	struct state *st = the_state();
-	u64 found;
+	u64 number;
+	volatile u64 *record = record_of(place, event, &number);
+	u64 found = *record;
+	struct state *st;
 
-	if (!record || !st)
-		return 1;
-	found = *(volatile u64 *)record;
-	if (found == address) {
-		*(volatile u64 *)record = 0;
+	if (found == number) {
+		*record = 0;
 		return 0;
 	}
-	if (!found)
+	st = the_state();
+	if (!found && st)
 		__sync_fetch_and_add(&st->rescued[hook], 1);
 	return 1;
-}
-
-/* The address as a number: a typed pointer may not be passed on or compared as one. */
-static __always_inline u64 address_of(void *argument)
-{
-	u64 address = 0;
-
-	bpf_probe_read_kernel(&address, sizeof(address), argument);
-	return address;
 }
 
 /*
@@ -643,26 +703,28 @@ static __always_inline u64 address_of(void *argument)
 #define PAIR(hook, tracepoint, name, type, argument, ...)                                        \
 	SEC("tp_btf/" tracepoint) int name(u64 *ctx)                                             \
 	{                                                                                        \
+		struct place *place = place_of(hook);                                            \
 		type *it = (type *)ctx[argument];                                                \
-		u64 address = address_of(&ctx[argument]);                                        \
+		if (!place)                                                                      \
+			return 0;                                                                \
 		__VA_ARGS__;                                                                     \
-		first_done(hook, address);                                                       \
+		first_done(place, it);                                                           \
 		return 0;                                                                        \
 	}                                                                                        \
 	SEC("tp_btf/" tracepoint) int name##_2(u64 *ctx)                                         \
 	{                                                                                        \
+		struct place *place = place_of(hook);                                            \
 		type *it = (type *)ctx[argument];                                                \
-		u64 address = address_of(&ctx[argument]);                                        \
-		if (understudy(hook, address)) {                                                 \
+		if (place && understudy(place, hook, it)) {                                      \
 			__VA_ARGS__;                                                             \
 		}                                                                                \
 		return 0;                                                                        \
 	}
 
-PAIR(HOOK_QUEUE, "block_bio_queue", bio_queue_0, struct bio, 0, queued(it, address))
-PAIR(HOOK_QUEUE, "block_bio_queue", bio_queue_1, struct bio, 1, queued(it, address))
-PAIR(HOOK_REQUEST, "block_rq_complete", rq_complete_0, struct request, 0, request_completed(it, ctx[2]))
-PAIR(HOOK_BIO, "block_bio_complete", bio_complete_0, struct bio, 0, bio_completed(it, address))
-PAIR(HOOK_BIO, "block_bio_complete", bio_complete_1, struct bio, 1, bio_completed(it, address))
+PAIR(HOOK_QUEUE, "block_bio_queue", bio_queue_0, struct bio, 0, queued(place, it, &ctx[0]))
+PAIR(HOOK_QUEUE, "block_bio_queue", bio_queue_1, struct bio, 1, queued(place, it, &ctx[1]))
+PAIR(HOOK_REQUEST, "block_rq_complete", rq_complete_0, struct request, 0, request_completed(place, it, ctx[2]))
+PAIR(HOOK_BIO, "block_bio_complete", bio_complete_0, struct bio, 0, bio_completed(place, it, &ctx[0]))
+PAIR(HOOK_BIO, "block_bio_complete", bio_complete_1, struct bio, 1, bio_completed(place, it, &ctx[1]))
 
 char LICENSE[] SEC("license") = "GPL";

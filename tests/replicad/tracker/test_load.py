@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,39 @@ def test_both_sides_agree_on_the_layout() -> None:
     assert constant("MAX_SLOTS") == layout.MAX_SLOTS
     assert constant("LEVELS") == layout.LEVELS == bitmap.MAXIMUM_LEVELS
     assert constant("RECORDS") == layout.RECORDS
+    assert constant("SEEN") == layout.SEEN
+    assert constant("HOOKS") == layout.HOOKS == len(load.HOOKS)
     # What the kernel writes is on a cache line of its own.
     assert layout.Slot.passthrough.offset % 64 == 0
     assert ctypes.sizeof(layout.Slot) % 64 == 0
-    assert ctypes.sizeof(layout.Cpu) % 64 == 0
+    assert ctypes.sizeof(layout.Place) == 64
+
+
+def atomics(section: str) -> list[int]:
+    """The operation of each 64-bit atomic in a section of the object."""
+    content = build.OBJECT.read_bytes()
+    table, size, count, names = struct.unpack_from("<Q10xHHH", content, 40)
+    headers = [struct.unpack_from("<IIQQQQ", content, table + size * i) for i in range(count)]
+    start = headers[names][4]
+
+    def name(at: int) -> str:
+        return content[start + at : content.index(0, start + at)].decode()
+
+    [code] = [content[h[4] : h[4] + h[5]] for h in headers if name(h[0]) == section]
+    every = struct.iter_unpack("<BBhi", code)
+    return [operation for kind, _, _, operation in every if kind == STX_ATOMIC_DW]
+
+
+STX_ATOMIC_DW, ADD, FETCH = 0xDB, 0x00, 0x01
+
+
+@pytest.mark.parametrize(
+    ("section", "programs"),
+    [(".text", 1), ("tp_btf/block_bio_queue", 4), ("tp_btf/block_rq_complete", 2)],
+)
+def test_a_marker_counts_itself_with_full_barriers(section: str, programs: int) -> None:
+    """In and out, in each program that marks. Without FETCH an atomic orders nothing on arm64."""
+    assert atomics(section).count(ADD | FETCH) >= 2 * programs
 
 
 def test_the_object_is_reproducible(tmp_path: Path) -> None:
