@@ -30,7 +30,7 @@ class BlockDevice:
     diskseq: int
     """Changes whenever the medium or backing file does; 0 before Linux 5.15."""
     bio_based: bool
-    """It has no request queue: dm, md, zram, pmem, the head of an NVMe multipath."""
+    """It has no request queue: dm, md, zram, the head of an NVMe multipath."""
 
 
 def boot_id() -> str:
@@ -94,4 +94,18 @@ def inspect(path: str) -> BlockDevice:
     size, diskseq = size_and_sequence(major, minor)
     if not size:
         raise CannotTrack(f"{path} has no medium (its size is 0)")
-    return BlockDevice(path, major, minor, size, diskseq, not (directory / "mq").is_dir())
+    bio_based = not (directory / "mq").is_dir()
+    if read_number(directory / "queue/dax"):
+        raise CannotTrack(f"{path} is memory that programs may write to directly (DAX), unseen")
+    if bio_based and _zoned(directory / "queue/zoned"):
+        raise CannotTrack(
+            f"{path} has zones and no request queue: appends do not say where they go"
+        )
+    return BlockDevice(path, major, minor, size, diskseq, bio_based)
+
+
+def _zoned(path: Path) -> bool:
+    try:
+        return path.read_text().strip() != "none"
+    except OSError:
+        return False

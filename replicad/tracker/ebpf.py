@@ -180,7 +180,7 @@ class EbpfTracker:
             for disk, identity in places:
                 self._hand_over(disk, identity, sink, handed)
             self._settled = False
-            table.quiescence.barrier()  # the cleared words before the flip
+            table.quiescence.order()  # the cleared words before the flip
             for _, identity in places:
                 table.slots[identity].active ^= 1
             crash.here("drain.flipped")
@@ -261,6 +261,8 @@ class EbpfTracker:
         """Attaches what a bio-based disk needs besides."""
         if not device.bio_based:
             return
+        self._table.state.understudies = (1 << HOOKS) - 1
+        self._table.quiescence.order()
         try:
             self._attached.for_bio_based_disks(self._library)
         except LibbpfError as error:

@@ -22,8 +22,9 @@ FLAG_STACKED = 1
 
 
 class Slot(ctypes.Structure):
-    """One tracked disk. The kernel writes only the counters; what it reads is changed only while no
-    program looks. ``handed``: how often something was handed over; nobody but us reads it.
+    """One tracked disk. The kernel writes only the counters; while there is an owner
+    (``generation``), what it reads is not changed. ``handed``: how often something was handed over;
+    nobody but us reads it.
     """
 
     _fields_ = (
@@ -55,8 +56,9 @@ class State(ctypes.Structure):
         ("stacked", ctypes.c_uint64),
         ("insert_failures", ctypes.c_uint64),
         ("long_requests", ctypes.c_uint64),
+        ("understudies", ctypes.c_uint64),
         ("rescued", ctypes.c_uint64 * HOOKS),
-        ("reserved", ctypes.c_uint64 * 10),
+        ("reserved", ctypes.c_uint64 * 9),
     )
 
 

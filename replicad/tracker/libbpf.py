@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 MAP_TYPE_ARRAY = 2
 BPF_F_MMAPABLE = 1 << 10
 BPF_F_INNER_MAP = 1 << 12
@@ -151,8 +152,14 @@ class Libbpf:
         return result
 
     def possible_cpus(self) -> int:
-        """Returns how many CPUs this kernel may ever have."""
-        return self._check(self._library.libbpf_num_possible_cpus(), "counting CPUs")
+        """Returns one more than the largest number that a CPU of this kernel may ever have: where
+        numbers are left out, as on some virtual machines, more than it may have.
+        """
+        try:
+            last = POSSIBLE_CPUS.read_text().strip().rpartition(",")[2].rpartition("-")[2]
+            return int(last) + 1
+        except (OSError, ValueError):
+            return self._check(self._library.libbpf_num_possible_cpus(), "counting CPUs")
 
     # -- objects --
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from protocol.local import crash
 from replicad.tracker import build, pins
 from replicad.tracker.errors import TrackerUnavailable
-from replicad.tracker.layout import LAYOUT, PATH_MAX, VALUE_SIZES, Meta, State
+from replicad.tracker.layout import HOOK_REQUEST, LAYOUT, PATH_MAX, VALUE_SIZES, Meta, State
 from replicad.tracker.libbpf import Libbpf, LibbpfError
 
 T = TypeVar("T")
@@ -76,10 +76,14 @@ class Attached:
 
     def close(self) -> None:
         """Lets go of everything; pins stay."""
+        self.release()
+        os.close(self.held)
+
+    def release(self) -> None:
+        """Closes all descriptors but the lock's."""
         by_name = (self.maps, self.waiting, self.links)
         for fd in (*self.programs, *self.others, *(fd for one in by_name for fd in one.values())):
             os.close(fd)
-        os.close(self.held)
         self.programs, self.others = [], []
         for one in by_name:
             one.clear()
@@ -87,7 +91,7 @@ class Attached:
     def for_bio_based_disks(self, library: Libbpf) -> None:
         """Attaches and pins what bio-based disks need besides; nothing where that was done before.
 
-        Raises LibbpfError.
+        ``state.understudies`` must name every hook. Raises LibbpfError.
         """
         while self.waiting:
             name = next(iter(self.waiting))
@@ -192,15 +196,21 @@ def load(library: Libbpf, directory: Path, runtime_dir: Path, held: int) -> Atta
         waiting={name: os.dup(loaded.programs[name]) for name in bio_programs(chosen)},
         others=[fd for name, fd in loaded.programs.items() if name not in chosen],
     )
-    for name, fd in maps.items():
-        if name != "meta":
-            library.pin(fd, directory / name)
-    for name in wanted:
-        library.pin(loaded.programs[name], directory / f"prog_{name}")
-    for name in first_programs(chosen):
-        attached.links[name] = _attach(library, directory, name, loaded.programs[name])
-    _write_meta(library, attached, runtime_dir)
-    library.pin(maps["meta"], directory / "meta")
+    try:
+        for name, fd in maps.items():
+            if name != "meta":
+                library.pin(fd, directory / name)
+        for name in wanted:
+            library.pin(loaded.programs[name], directory / f"prog_{name}")
+        state = State(understudies=1 << HOOK_REQUEST)
+        library.update(maps["state"], ctypes.c_uint32(0), state)
+        for name in first_programs(chosen):
+            attached.links[name] = _attach(library, directory, name, loaded.programs[name])
+        _write_meta(library, attached, runtime_dir)
+        library.pin(maps["meta"], directory / "meta")
+    except BaseException:
+        attached.release()  # a link that is open is attached, and costs every write
+        raise
     return attached
 
 

@@ -60,6 +60,11 @@ class Quiescence:
         command = ctypes.c_int(MEMBARRIER_CMD_GLOBAL_EXPEDITED)
         return bool(self._syscall(ctypes.c_long(self._number), command, 0, 0) == 0)
 
+    def order(self) -> None:
+        """What was written before is seen by every program that sees what is written after."""
+        if not self.barrier():
+            self._grace_period()
+
     def wait(self) -> None:
         """Returns when no program is running that could have begun before the call."""
         if not self.barrier():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,7 +17,16 @@ from protocol.local import crash
 from replicad.tracker import bitmap
 from replicad.tracker.disk import SECTOR, BlockDevice
 from replicad.tracker.errors import CannotTrack
-from replicad.tracker.layout import FLAG_STACKED, MAX_SLOTS, Cpu, Place, Slot, State, reference
+from replicad.tracker.layout import (
+    FLAG_STACKED,
+    MAX_SLOTS,
+    Cpu,
+    Place,
+    Slot,
+    State,
+    Write,
+    reference,
+)
 from replicad.tracker.libbpf import Libbpf, LibbpfError
 from replicad.tracker.load import Attached
 from replicad.tracker.quiet import Quiescence
@@ -98,12 +107,12 @@ class SlotTable:
         slot.token = secrets.randbits(64)
         slot.diskseq = device.diskseq
         slot.misses_before = misses
-        self.quiescence.barrier()  # a program that remembers this slot sees the rest, or no owner
+        self.quiescence.order()  # a program that remembers this slot sees the rest, or no owner
         slot.generation = generation
         if device.bio_based:
             self.state.stacked += 1
         crash.here("slot.described")
-        self.quiescence.barrier()
+        self.quiescence.order()
         ref = reference(generation, device.bio_based, identity)
         self._library.update(
             self._maps["index_of"], ctypes.c_uint32(slot.dev), ctypes.c_uint64(ref)
@@ -148,39 +157,38 @@ class SlotTable:
     def give_back(self, identity: int) -> None:
         """Ends tracking in a slot and frees its memory."""
         slot = self.slots[identity]
-        key, ref = ctypes.c_uint32(slot.dev), ctypes.c_uint64()
-        if self._library.lookup(self._maps["index_of"], key, ref) and self._owns(
-            identity, ref.value
-        ):
+        key, published, ref = ctypes.c_uint32(slot.dev), ctypes.c_uint64(), self._ref(identity)
+        if self._library.lookup(self._maps["index_of"], key, published) and published.value == ref:
             self._library.delete(self._maps["index_of"], key)
         stacked = bool(slot.flags & FLAG_STACKED)
-        ref = ctypes.c_uint64(reference(slot.generation, stacked, identity))
         slot.generation = 0
         crash.here("slot.unpublished")
         self.quiescence.wait()
-        if stacked:
-            self._forget_writes(ref.value)
-            self.state.stacked = sum(1 for i in self.used() if self.slots[i].flags & FLAG_STACKED)
         self._forget(identity)
-        for side in (0, 1):
+        for side in (0, 1):  # this waits for RCU, so no program is about to remember a write
             self._library.delete(self._maps["bitmaps"], ctypes.c_uint32(2 * identity + side))
+        if stacked:
+            self._forget_writes(lambda owner: owner == ref)
+            self.state.stacked = sum(1 for i in self.used() if self.slots[i].flags & FLAG_STACKED)
 
-    def _owns(self, identity: int, ref: int) -> bool:
+    def _ref(self, identity: int) -> int:
         slot = self.slots[identity]
-        return ref == reference(slot.generation, bool(slot.flags & FLAG_STACKED), identity)
+        return reference(slot.generation, bool(slot.flags & FLAG_STACKED), identity)
 
     def _forget(self, identity: int) -> None:
         for one in self._bitmaps.pop(identity, ()):
             os.close(one.fd)
 
-    def _forget_writes(self, ref: int) -> None:
-        """Drops the writes in flight of a slot, so that their memory is there for others."""
+    def _forget_writes(self, whose: Callable[[int], bool]) -> None:
+        """Drops the writes in flight of a ref, so that their memory is there for others, and nobody
+        finds them under the address of another disk's write.
+        """
         table = self._maps["in_flight"]
-        write_ref = (ctypes.c_uint64 * 4)()
+        write_ref = (ctypes.c_uint64 * (ctypes.sizeof(Write) // 8))()
         key, following, stale = None, ctypes.c_uint64(), []
         while self._library.next_key(table, key, following):
             key = ctypes.c_uint64(following.value)
-            if self._library.lookup(table, key, write_ref) and write_ref[0] == ref:
+            if self._library.lookup(table, key, write_ref) and whose(write_ref[0]):
                 stale.append(key)
         for key in stale:
             self._library.delete(table, key)
@@ -190,10 +198,14 @@ class SlotTable:
         for identity in range(USABLE_SLOTS):
             slot = self.slots[identity]
             ref, number = ctypes.c_uint64(), ctypes.c_uint32()
-            key = ctypes.c_uint32(2 * identity)
+            sides = [ctypes.c_uint32(2 * identity + side) for side in (0, 1)]
             published = self._library.lookup(self._maps["index_of"], ctypes.c_uint32(slot.dev), ref)
-            if slot.generation and published and self._owns(identity, ref.value):
+            if slot.generation and published and ref.value == self._ref(identity):
                 continue
-            if slot.generation or self._library.lookup(self._maps["bitmaps"], key, number):
+            if slot.generation or any(
+                self._library.lookup(self._maps["bitmaps"], key, number) for key in sides
+            ):
                 self.give_back(identity)
         self.state.stacked = sum(1 for i in self.used() if self.slots[i].flags & FLAG_STACKED)
+        refs = {self._ref(identity) for identity in self.used()}
+        self._forget_writes(lambda owner: owner not in refs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -19,6 +20,7 @@ from replicad.tracker import (
     libbpf,
     pin_directory,
 )
+from replicad.tracker import disk as block
 from tests.replicad.tracker.devices import (
     MIB,
     Direct,
@@ -270,6 +272,71 @@ def test_misses_count_where_they_matter(tmp_path: Path, device: str) -> None:
         assert misses() == [before[0] + 1, before[1] + 5]
 
 
+def test_a_write_of_a_former_owner_is_not_this_disks(tmp_path: Path) -> None:
+    """A kill can leave what was remembered of a write in flight: the next start throws it away."""
+    with zram_device(16 * MIB) as zram, tracker_at(tmp_path / "run") as tracker:
+        tracker.track(zram)
+        table, key = tracker._attached.maps["in_flight"], ctypes.c_uint64(0xFFFF888000001000)
+        former = layout.Write(ref=layout.reference(77, True, 0), sector=8, bytes=4096)
+        tracker._library.update(table, key, former)
+        tracker._table.repair()
+        assert not tracker._library.lookup(table, key, layout.Write())
+        for disk in tracker.tracked():
+            own = layout.Write(ref=layout.reference(tracker._table.slots[0].generation, True, 0))
+            tracker._library.update(table, key, own)
+            tracker._table.repair()
+            assert tracker._library.lookup(table, key, layout.Write())
+            tracker.untrack(disk)
+            assert not tracker._library.lookup(table, key, layout.Write())
+
+
+def test_a_failed_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor, so no program either: an open link is an attached program."""
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    real = libbpf.Libbpf.pin
+
+    def refused(self: libbpf.Libbpf, fd: int, path: Path) -> None:
+        if path.name == "link_rq_complete_0_2":
+            raise libbpf.LibbpfError(1, "pinning")
+        real(self, fd, path)
+
+    monkeypatch.setattr(libbpf.Libbpf, "pin", refused)
+    with contextlib.suppress(TrackerUnavailable):
+        EbpfTracker.open(pin_directory(runtime), runtime)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(TrackerUnavailable):
+        EbpfTracker.open(pin_directory(runtime), runtime)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not pin_directory(runtime).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "because"),
+    [("dax", "1", "DAX"), ("zoned", "host-managed", "zones"), ("zoned", "none", None)],
+)
+def test_what_is_written_unseen_is_refused(
+    tmp_path: Path,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: str,
+    because: str | None,
+) -> None:
+    """Memory that programs write to, and appends of which nobody says where they went."""
+    number = os.stat(device).st_rdev
+    place = tmp_path / f"{os.major(number)}:{os.minor(number)}"
+    (place / "queue").mkdir(parents=True)
+    (place / "size").write_text("2048")
+    (place / "queue" / name).write_text(f"{content}\n")
+    monkeypatch.setattr("replicad.tracker.disk.SYS_DEV_BLOCK", tmp_path)
+    if because is None:
+        assert block.inspect(device).bio_based
+    else:
+        with pytest.raises(CannotTrack, match=because):
+            block.inspect(device)
+
+
 def test_garbage_of_removed_daemons_is_collected(tmp_path: Path) -> None:
     gone, alive = tmp_path / "gone", tmp_path / "alive"
     for runtime in (gone, alive):
@@ -302,8 +369,6 @@ def test_more_than_64_disks(tmp_path: Path) -> None:
     """Slots are taken until they run out, given back, and taken again."""
     with tracker_at(tmp_path / "run") as tracker, loop_device(tmp_path / "image", MIB) as device:
         table = tracker._table
-        from replicad.tracker import disk as block
-
         real = block.inspect(device)
         for number in range(layout.MAX_SLOTS - 1):
             table.take(block.BlockDevice("x", 999, number, MIB, 1, bio_based=False), 0)

@@ -140,7 +140,7 @@ class Table:
         self._kernel = kernel
         self.slots = {0: kernel.slot}
         self.state = kernel.state
-        self.quiescence = SimpleNamespace(wait=lambda: None, barrier=lambda: True)
+        self.quiescence = SimpleNamespace(wait=lambda: None, order=lambda: None)
 
     def used(self) -> Iterator[int]:
         return iter([0] if self._kernel.slot.generation else [])

@@ -62,6 +62,11 @@ class Replication(RuleBasedStateMachine):
     def queue(self, first: int, count: int, shift: int) -> None:
         self.world.write(first, count, shift=shift, zeros=False, whole=False)
 
+    @rule(first=PLACES, count=COUNTS)
+    def queue_unseen(self, first: int, count: int) -> None:
+        """It stays in flight, and only its landing is seen."""
+        self.world.write(first, count, shift=0, zeros=False, whole=False, seen=False)
+
     @precondition(lambda self: self.world.kernel.writes)
     @rule(which=WHICH, size=st.sampled_from([2048, 4096, 1 << 20]))
     def land(self, which: int, size: int) -> None:

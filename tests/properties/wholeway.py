@@ -21,7 +21,7 @@ from protocol.errors import Fault
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.data import DataHello
 from protocol.wire.messages import OpenSession
-from replicad.tracker.layout import HOOK_BIO, HOOK_REQUEST
+from replicad.tracker.layout import HOOK_BIO, HOOK_QUEUE, HOOK_REQUEST
 from tests.properties import invariants
 from tests.properties.clockwork import Clock
 from tests.properties.ends import (
@@ -111,7 +111,9 @@ class WholeWay:
         content = (half + half)[: end - granule * GRANULE]
         disk[granule * GRANULE : end] = content
 
-    def write(self, first: int, count: int, *, shift: int, zeros: bool, whole: bool) -> None:
+    def write(
+        self, first: int, count: int, *, shift: int, zeros: bool, whole: bool, seen: bool = True
+    ) -> None:
         """Queue a write of half granules (``zeros``: a discard); ``whole``: to its end."""
         offset = first * GRANULE + shift * HALF
         length = min(count * HALF, SIZE - offset)
@@ -120,7 +122,9 @@ class WholeWay:
         content = bytes(length) if zeros else b"".join(self._half() for _ in range(count))[:length]
         if any(_overlap(offset, length, each) for each in self.kernel.writes):
             return  # what two writes at once leave is nobody's to say
-        self.kernel.queue(offset, content)
+        self.kernel.queue(offset, content, seen=seen)
+        if not seen:
+            self.kernel.miss(HOOK_QUEUE)
         if whole:
             self.kernel.land(len(self.kernel.writes) - 1, length)
 

@@ -4,13 +4,13 @@
  *
  * A write is marked twice: when its bio is queued, so that a drain never comes too early to see it, and when it has
  * landed, so that a granule which was drained, cleared and read while the write was still in flight is dirty again.
- * On request-based disks "landed" is block_rq_complete, which carries the range. On bio-based disks (dm, md, zram,
- * pmem, NVMe multipath heads) it is block_bio_complete, whose bio has been advanced past its range; the range is
- * therefore remembered under the bio's address from queue to completion (see landed()).
+ * On request-based disks "landed" is block_rq_complete, which carries the range. On bio-based disks (dm, md, zram, NVMe
+ * multipath heads) it is block_bio_complete, whose bio has been advanced past its range; the range is therefore
+ * remembered under the bio's address from queue to completion (see landed()).
  *
  * All programs are tp_btf. Classic tracepoint programs are skipped while any other BPF program runs on the CPU; typed
- * raw tracepoints are guarded per program, and what that guard skips the kernel counts (recursion_misses). Every hook
- * has a second program, the understudy, for the events on which the guard skipped the first (see understudy()).
+ * raw tracepoints are guarded per program, and what that guard skips the kernel counts (recursion_misses). A hook can
+ * have a second program, the understudy, for the events on which the guard skipped the first (see understudy()).
  *
  * User space attaches what request-based disks need, and the rest with the first bio-based disk (load.py): a program
  * costs every write, also one that does nothing. The rest are the programs of block_bio_complete and the understudy of
@@ -84,6 +84,9 @@ struct bio {
 	struct block_device *bi_bdev; /* since 5.12 */
 	u32 bi_opf;
 	struct bvec_iter bi_iter;
+	struct {
+		int counter;
+	} __bi_remaining;
 	void *bi_end_io;
 	void *bi_private;
 } RELOCATED;
@@ -176,8 +179,9 @@ struct state {
 	u64 stacked;	     /* tracked bio-based disks; written by user space */
 	u64 insert_failures; /* writes in flight that could not be remembered */
 	u64 long_requests;   /* requests of more than MAX_BIOS bios while bio-based disks were tracked */
+	u64 understudies;    /* bit of each hook that has one, or is about to; written by user space before attaching it */
 	u64 rescued[HOOKS];	     /* events that an understudy handled because its first program was skipped, by hook */
-	u64 reserved[10];
+	u64 reserved[9];
 };
 
 struct {
@@ -408,7 +412,8 @@ static __always_inline void mark_unsized(u64 ref, u32 op)
  *
  * The hash table knows all disks, but a look into it cost a fourth of what a write did (docs/decisions/0179). So each
  * CPU remembers in which slot it found a disk. Only the slot itself is believed, and mark_at() looks at its generation
- * again: what is remembered of a slot that has a new owner costs another look into the table, nothing else.
+ * again, counted: a slot that gets a new owner meanwhile is not marked, which may be, for the event began before the
+ * disk of either was tracked.
  */
 static __always_inline u64 find_disk(struct place *place, struct gendisk *disk)
 {
@@ -437,6 +442,13 @@ static __always_inline struct gendisk *disk_of_bio(struct bio *bio)
 	return ((struct bio___with_disk *)bio)->bi_disk;
 }
 
+static __always_inline struct gendisk *disk_of_event(struct request_queue *queue, struct bio *bio)
+{
+	if (bpf_core_field_exists(queue->disk))
+		return queue->disk;
+	return disk_of_bio(bio);
+}
+
 static __always_inline struct gendisk *disk_of_request(struct request *rq)
 {
 	if (bpf_core_field_exists(rq->q->disk))
@@ -457,6 +469,8 @@ static __always_inline struct gendisk *disk_of_request(struct request *rq)
  * comes last and its address is the key. Drivers that remap the bio itself (NVMe multipath, bcache while detached, md
  * raid0 before 5.14) send the very bio to the disk below, which emits no second block_bio_queue (BIO_TRACE_COMPLETION
  * is set), and if that disk is request-based it ends the bio in block_rq_complete and suppresses block_bio_complete.
+ * (NVMe emits that itself for the head, before the request's end: nvme_trace_bio_complete(). Its bio may have parts
+ * that have not landed, so it has ended only if nothing remains; bio_endio() counts down before it emits the event.)
  * Such a bio may first have been split: the front is a new bio chained to the rest (bi_end_io is bio_chain_endio and
  * bi_private the rest), and the two land in any order. So each part marks the whole range of its ancestors, and the
  * entry is deleted when as many bytes have landed as were queued.
@@ -466,6 +480,20 @@ static __always_inline struct gendisk *disk_of_request(struct request *rq)
  * count a gap. The bio's own landing says so before it subtracts, and the subtraction is a full barrier: whoever
  * finds nothing pending also finds it said.
  */
+static __always_inline int remains(struct bio *bio)
+{
+	int left = 0;
+
+	return !bpf_core_read(&left, sizeof(left), &bio->__bi_remaining.counter) && left > 1;
+}
+
+static __always_inline int is_current(u64 ref)
+{
+	struct slot *slot = slot_of(ref);
+
+	return slot && *(volatile u32 *)&slot->generation == REF_GENERATION(ref);
+}
+
 __attribute__((noinline)) int landed(u64 bio, u64 bytes, u32 how)
 {
 	u64 chained = (u64)&bio_chain_endio;
@@ -478,10 +506,11 @@ __attribute__((noinline)) int landed(u64 bio, u64 bytes, u32 how)
 		void *end_io = 0, *parent = 0;
 
 		if (write) {
-			found = 1;
+			/* Of a slot's former owner, which a kill may leave: this disk's own was not remembered. */
+			found |= is_current(write->ref);
 			mark(write->ref, write->sector, write->bytes);
 			if (how == LANDED_AT_END) {
-				if (!depth)
+				if (!depth && !remains(here))
 					bpf_map_delete_elem(&in_flight, &at);
 			} else if (!depth || chained) {
 				if (!depth)
@@ -627,14 +656,15 @@ static __always_inline void request_completed(struct place *place, struct reques
 	}
 }
 
-static __always_inline void bio_completed(struct place *place, struct bio *bio, void *argument)
+/* disk: of the event, which for NVMe is the head's, while the bio has been sent on to a path. */
+static __always_inline void bio_completed(struct place *place, struct bio *bio, void *argument, struct gendisk *disk)
 {
 	struct state *st = the_state();
 	u64 ref;
 
 	if (!(bio->bi_opf & 1) || !st || !st->stacked || landed(number_of(argument), 0, LANDED_AT_END))
 		return;
-	ref = find_disk(place, disk_of_bio(bio));
+	ref = find_disk(place, disk);
 	if ((u32)ref & REF_STACKED) {
 		struct slot *slot = slot_of(ref);
 
@@ -649,6 +679,8 @@ static __always_inline void bio_completed(struct place *place, struct bio *bio, 
  * completes a request of its own. Each such event would be a gap and cost a compare pass. So a second program is
  * attached to each tracepoint, behind the first. An event that interrupts the first finds the second idle, and the
  * other way round; only a third level of nesting is lost, and counted.
+ *
+ * The first leaves records only where there is a second to take them away: user space says so before it attaches it.
  *
  * The second must not count an event as rescued that the first has handled, or the number of misses (recursion_misses
  * of the first less rescued) would come out too small. The first leaves the event's address in a per-CPU table; a
@@ -670,12 +702,13 @@ static __always_inline volatile u64 *record_of(struct place *place, void *event,
 	return &place->done[(distance >> 8) & (RECORDS - 1)];
 }
 
-static __always_inline void first_done(struct place *place, void *event)
+static __always_inline void first_done(struct place *place, u32 hook, void *event)
 {
 	u64 number;
 	volatile u64 *record = record_of(place, event, &number);
+	struct state *st = the_state();
 
-	if (!*record)
+	if (st && st->understudies & 1u << hook && !*record)
 		*record = number;
 }
 
@@ -708,7 +741,7 @@ static __always_inline int understudy(struct place *place, u32 hook, void *event
 		if (!place)                                                                      \
 			return 0;                                                                \
 		__VA_ARGS__;                                                                     \
-		first_done(place, it);                                                           \
+		first_done(place, hook, it);                                                     \
 		return 0;                                                                        \
 	}                                                                                        \
 	SEC("tp_btf/" tracepoint) int name##_2(u64 *ctx)                                         \
@@ -724,7 +757,8 @@ static __always_inline int understudy(struct place *place, u32 hook, void *event
 PAIR(HOOK_QUEUE, "block_bio_queue", bio_queue_0, struct bio, 0, queued(place, it, &ctx[0]))
 PAIR(HOOK_QUEUE, "block_bio_queue", bio_queue_1, struct bio, 1, queued(place, it, &ctx[1]))
 PAIR(HOOK_REQUEST, "block_rq_complete", rq_complete_0, struct request, 0, request_completed(place, it, ctx[2]))
-PAIR(HOOK_BIO, "block_bio_complete", bio_complete_0, struct bio, 0, bio_completed(place, it, &ctx[0]))
-PAIR(HOOK_BIO, "block_bio_complete", bio_complete_1, struct bio, 1, bio_completed(place, it, &ctx[1]))
+PAIR(HOOK_BIO, "block_bio_complete", bio_complete_0, struct bio, 0, bio_completed(place, it, &ctx[0], disk_of_bio(it)))
+PAIR(HOOK_BIO, "block_bio_complete", bio_complete_1, struct bio, 1,
+     bio_completed(place, it, &ctx[1], disk_of_event((struct request_queue *)ctx[0], it)))
 
 char LICENSE[] SEC("license") = "GPL";
