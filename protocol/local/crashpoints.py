@@ -30,7 +30,7 @@ _SOURCE: Final = (
         "tracker.half_pinned", "source", "programs run, no meta: the pins are nobody's", "compare"
     ),
     Point("tracker.half_removed", "source", "meta is gone, the other pins are not"),
-    Point("slot.described", "source", "a disk has a slot, the index does not say so yet", "compare"),
+    Point("slot.described", "source", "a disk has a slot, no index says so yet", "compare"),
     Point("slot.unpublished", "source", "tracking has ended, its memory is not free"),
     Point("disk.tracked", "source", "tracking goes on, nobody reads the disk"),
     Point("disks.opened", "source", "only descriptors"),
