@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,15 +76,10 @@ class Fleet:
         return str(view["id"])
 
     def begin(self, jobs: dict[str, str]) -> None:
-        """Start jobs, by the name of their source, at once: the sources stand still until all have
-        been ordered. Else the first ones would be at work while the last ones are ordered.
-        """
+        """Start jobs, by the name of their source, as good as at once."""
         for name in jobs:
             self.marks[name] = self.sources[name].log.stat().st_size
-        with contextlib.ExitStack() as stack, ThreadPoolExecutor(ORDERING) as pool:
-            for name in jobs:
-                os.kill(self.sources[name].pid, signal.SIGSTOP)
-                stack.callback(os.kill, self.sources[name].pid, signal.SIGCONT)
+        with ThreadPoolExecutor(ORDERING) as pool:
             list(pool.map(lambda job: self.receiver.ask("job.start", job=job), jobs.values()))
 
     def ended(self, name: str) -> Event | None:
