@@ -331,7 +331,7 @@ def test_a_write_in_flight_at_a_drain_is_marked_again(tmp_path: Path) -> None:
             assert stale_after_copying(tracker, device, disk) == 0
         assert tracker.drain([disk], lambda *_: None)[disk.path].misses == 0
         tracker._table.state.stacked = 0  # completions are ignored
-        assert any(stale_after_copying(tracker, device, disk) for _ in range(20))
+        assert any(stale_after_copying(tracker, device, disk) for _ in range(100))
 
 
 def test_a_request_that_lands_after_a_drain_is_marked_again(tmp_path: Path) -> None:
