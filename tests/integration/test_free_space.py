@@ -87,6 +87,9 @@ def same_files(copy: Path, kind: str, where: Path, offset: int = 0) -> None:
             assert differing.returncode == 0, "a file is not what it is on the source"
         finally:
             run("umount", there)
+        # A mount namespace that another test made meanwhile may have it mounted for a while.
+        mounted = Path("/sys/fs", kind, Path(device).name)
+        until(lambda: not mounted.exists(), what="the last unmount of the copy")
         run(*CHECKED[kind], device)
     finally:
         run("losetup", "--detach", device)
