@@ -180,8 +180,8 @@ class SlotTable:
             os.close(one.fd)
 
     def _forget_writes(self, whose: Callable[[int], bool]) -> None:
-        """Drops the writes in flight of a ref, so that their memory is there for others, and nobody
-        finds them under the address of another disk's write.
+        """Drops the writes in flight of the refs that are meant, so that their memory is there for
+        others, and nobody finds them under the address of another disk's write.
         """
         table = self._maps["in_flight"]
         write_ref = (ctypes.c_uint64 * (ctypes.sizeof(Write) // 8))()

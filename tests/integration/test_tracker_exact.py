@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from tests.replicad.tracker.devices import (
     run,
     touched,
     tracker_at,
+    zram_device,
 )
 
 pytestmark = pytest.mark.root
@@ -263,3 +265,28 @@ def test_an_event_that_the_first_program_did_not_see_is_its_understudys(tmp_path
         assert seen.granules.nonzero()[0].tolist() == [3, 700]
         assert state.rescued[layout.HOOK_REQUEST] >= rescued + 2
         direct.close()
+
+
+def test_records_are_left_only_where_an_understudy_takes_them_away(tmp_path: Path) -> None:
+    """One that stays could stand for a later event of the same address."""
+    with (
+        loop_device(tmp_path / "image", 4 * MIB) as device,
+        zram_device(4 * MIB) as zram,
+        tracker_at(tmp_path / "run") as tracker,
+    ):
+        places = tracker._table._mappings[2]
+
+        def records() -> list[int]:
+            direct = Direct(device, 4096)
+            for granule in range(50):
+                direct.write(granule * 4096, b"r" * 4096)
+            direct.close()
+            cpus = len(places) // ctypes.sizeof(layout.Cpu)
+            now = (layout.Cpu * cpus).from_buffer_copy(places)
+            queue = [cpu.places[layout.HOOK_QUEUE] for cpu in now]
+            return [record for place in queue for record in place.done if record]
+
+        tracker.track(device)
+        assert records() == []
+        tracker.track(zram)
+        assert records() == []

@@ -458,6 +458,20 @@ static __always_inline struct gendisk *disk_of_request(struct request *rq)
 
 /* ---- bio-based disks ---- */
 
+static __always_inline int remains(struct bio *bio)
+{
+	int left = 0;
+
+	return !bpf_core_read(&left, sizeof(left), &bio->__bi_remaining.counter) && left > 1;
+}
+
+static __always_inline int is_current(u64 ref)
+{
+	struct slot *slot = slot_of(ref);
+
+	return slot && *(volatile u32 *)&slot->generation == REF_GENERATION(ref);
+}
+
 #define LANDED_IN_REQUEST 0 /* bytes of this bio were completed by a request-based disk */
 #define LANDED_AT_END 1	    /* bio_endio() of this bio */
 
@@ -480,20 +494,6 @@ static __always_inline struct gendisk *disk_of_request(struct request *rq)
  * count a gap. The bio's own landing says so before it subtracts, and the subtraction is a full barrier: whoever
  * finds nothing pending also finds it said.
  */
-static __always_inline int remains(struct bio *bio)
-{
-	int left = 0;
-
-	return !bpf_core_read(&left, sizeof(left), &bio->__bi_remaining.counter) && left > 1;
-}
-
-static __always_inline int is_current(u64 ref)
-{
-	struct slot *slot = slot_of(ref);
-
-	return slot && *(volatile u32 *)&slot->generation == REF_GENERATION(ref);
-}
-
 __attribute__((noinline)) int landed(u64 bio, u64 bytes, u32 how)
 {
 	u64 chained = (u64)&bio_chain_endio;

@@ -70,6 +70,16 @@ def test_both_sides_agree_on_the_layout() -> None:
     assert ctypes.sizeof(layout.Place) == 64
 
 
+@pytest.mark.parametrize(("said", "count"), [("0", 1), ("0-3", 4), ("0-3,8-11", 12), ("0,5", 6)])
+def test_a_cpu_with_a_high_number_has_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, count: int
+) -> None:
+    """Programs find theirs by the CPU's number; numbers may be left out."""
+    (tmp_path / "possible").write_text(f"{said}\n")
+    monkeypatch.setattr("replicad.tracker.libbpf.POSSIBLE_CPUS", tmp_path / "possible")
+    assert Libbpf().possible_cpus() == count
+
+
 def atomics(section: str) -> list[int]:
     """The operation of each 64-bit atomic in a section of the object."""
     content = build.OBJECT.read_bytes()
