@@ -9,9 +9,9 @@ leaves all of them at work.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from replicad.concurrency import Concurrency, Spent
@@ -22,6 +22,7 @@ PERIOD_SECONDS: Final = 0.1
 of a second should profit."""
 
 _NS: Final = 1e-9
+_LINE: Final = 128
 
 Times = Callable[[int], Spent | None]
 
@@ -29,7 +30,11 @@ Times = Callable[[int], Spent | None]
 def processor_times(thread: int) -> Spent | None:
     """What a thread of ours, by its kernel's number, has had since it began; None: not known."""
     try:
-        ran, waited, _ = Path(f"/proc/self/task/{thread}/schedstat").read_bytes().split()
+        fd = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            ran, waited, _ = os.read(fd, _LINE).split()
+        finally:
+            os.close(fd)
         return Spent(int(ran) * _NS, int(waited) * _NS)
     except (OSError, ValueError):  # it has ended; or another form
         return None
