@@ -2,8 +2,9 @@
 
 The connection has one owner at a time. While nothing comes, the loop owns it (a readiness
 callback); when bytes arrive, a worker takes it over and *pumps*: receive into the connection's
-buffer, open, verify, write, and again, as long as there is something to receive. So a fast link
-costs one hop between loop and worker per burst, and a slow or silent one holds no thread.
+buffer, open, verify, write, and again, as long as there is something to receive and it is not
+another session's turn (:mod:`receiver.crew`). So a fast link costs one hop between loop and worker
+per burst, and a slow or silent one holds no thread.
 
 No pump ever waits for memory: a connection brings its receive buffer with it (who cannot have
 one is not admitted), and the second buffer, for the opened frame, belongs to the worker thread.
@@ -55,16 +56,11 @@ from receiver.applying import Applier, Target
 from receiver.decoder import Decoder
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
-BURST_FRAMES = 64
-"""Frames after which a worker gives the connection back, so that others get their turn."""
-
-BURST_SECONDS = 0.05
-"""Seconds after which it does so anyway: a frame of digests can make it read a gigabyte."""
+    from receiver.crew import Service, SessionLane
 
 LINGER_MS = 3
-"""Milliseconds that a worker waits for more before it gives the connection back."""
+"""Milliseconds that a worker waits for more before it gives the connection back. Not while
+another connection has something and no worker."""
 
 REPLIES_MAX = 1 << 20
 """Bytes of answers that may wait for a source that does not read them."""
@@ -103,6 +99,7 @@ class DataConnection:
     Args:
         sock: non-blocking; ours from now on.
         buffer: of BUFFER bytes, the caller's again after :meth:`close`.
+        lane: where workers come from, shared with the session's other connections.
         heartbeat: seconds between two signs of life.
 
     Attributes:
@@ -119,7 +116,7 @@ class DataConnection:
         index: int,
         session: Keeper,
         buffer: Buffer,
-        executor: Executor,
+        lane: SessionLane,
         heartbeat: float = HEARTBEAT,
     ) -> None:
         self.index = index
@@ -131,7 +128,7 @@ class DataConnection:
         self.over = asyncio.Event()
         self._sock = sock
         self._session = session
-        self._executor = executor
+        self._lane = lane
         self._decoder = Decoder(keys, index)
         self._applier = Applier(session, keys.digest_seed)
         self._sealer = keys.sealer(index, Direction.FROM_RECEIVER)
@@ -210,7 +207,7 @@ class DataConnection:
         if self._closing:
             return
         self._loop.remove_reader(self._sock.fileno())
-        self._pumping = self._loop.run_in_executor(self._executor, self._pump)
+        self._pumping = self._lane.serve(self._pump)
         self._pumping.add_done_callback(self._pumped)
 
     def _pumped(self, pump: asyncio.Future[None]) -> None:
@@ -246,6 +243,7 @@ class DataConnection:
             self._loop.remove_writer(fd)
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
+        self._lane.withdraw(self._pump)
         while (pumping := self._pumping) is not None:
             await asyncio.wait([pumping])
             await asyncio.sleep(0)
@@ -254,28 +252,31 @@ class DataConnection:
 
     # --- the worker's side ----------------------------------------------------------------
 
-    def _pump(self) -> None:
+    def _pump(self, service: Service) -> bool:
+        """Receive until nothing comes (False), or until it is others' turn (True)."""
         reader, sock = self._reader, self._sock
-        frames = 0
-        until = time.monotonic() + BURST_SECONDS
-        while frames < BURST_FRAMES and not self._closing and time.monotonic() < until:
+        while not self._closing:
             try:
                 count = sock.recv_into(reader.want())
             except BlockingIOError:
-                if self._poll.poll(LINGER_MS):
+                if not service.others_wait and self._poll.poll(LINGER_MS):
                     continue
-                return
+                return False
             except OSError as error:
                 raise CONNECTION_LOST.peer(peer="the source", detail=str(error)) from error
             if count == 0:
                 raise CONNECTION_LOST.peer(peer="the source", detail="it closed the connection")
             self.wire_bytes += count
             if reader.received(count):
-                self._frame(reader.take())
+                service.frame_begins()
+                self._frame(reader.take(), service)
+                service.frame_ended()
                 reader.provide(self.buffer.view)
-                frames += 1
+            if service.over:
+                return True
+        return False
 
-    def _frame(self, sealed: memoryview) -> None:
+    def _frame(self, sealed: memoryview, service: Service) -> None:
         """Carry a frame out. The buffer that it came in is free once it has been opened."""
         crash.here("frame.received")
         sequence = self._decoder.sequence
@@ -292,7 +293,7 @@ class DataConnection:
             diff = Diff(sequence, block_count(frame))
             self._loop.call_soon_threadsafe(self.send, diff, bits)
         elif isinstance(frame, Ping):
-            time.sleep(self._pings.spend(1, time.monotonic()))
+            service.sleep(self._pings.spend(1, time.monotonic()))
             self._loop.call_soon_threadsafe(self.send, Pong(frame.value))
         crash.here("frame.written")
         self.written = sequence

@@ -9,6 +9,8 @@ groups its commits asks the same question: PostgreSQL's ``commit_delay``.)
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 FIRST_SECONDS: Final = 0.05
@@ -25,20 +27,49 @@ WEIGHT: Final = 0.2
 """Of the newest sync in what they take lately: one that is late changes little, five do."""
 
 
-class Grouping:
-    """Of one session.
+class Groups:
+    """Of all sessions of a receiver, which have one processor and often one storage to sync to.
 
     Attributes:
-        sync_seconds: what a sync has taken lately; 0 before the first.
-        seconds: how long a group may form.
+        forming: sessions of which a group forms now.
     """
 
     def __init__(self) -> None:
+        self.forming = 0
+
+
+class Grouping:
+    """Of one session.
+
+    Args:
+        groups: those of all sessions, its own among them.
+
+    Attributes:
+        sync_seconds: what a sync has taken lately; 0 before the first.
+    """
+
+    def __init__(self, groups: Groups | None = None) -> None:
         self.sync_seconds = 0.0
-        self.seconds = FIRST_SECONDS
+        self._alone = FIRST_SECONDS
+        self._groups = groups or Groups()
+
+    @property
+    def seconds(self) -> float:
+        """How long a group may form now: the longer, the more sessions there are to be synced, so
+        that syncing all of them takes no larger part of the time than syncing one."""
+        return min(MOST_SECONDS, self._alone * max(1, self._groups.forming))
+
+    @contextlib.contextmanager
+    def forming(self) -> Iterator[None]:
+        """A group forms, within the block."""
+        self._groups.forming += 1
+        try:
+            yield
+        finally:
+            self._groups.forming -= 1
 
     def synced(self, took: float) -> None:
         """A sync has taken so many seconds."""
         before = self.sync_seconds or took
         self.sync_seconds = before + WEIGHT * (took - before)
-        self.seconds = min(MOST_SECONDS, max(LEAST_SECONDS, TIMES * self.sync_seconds))
+        self._alone = min(MOST_SECONDS, max(LEAST_SECONDS, TIMES * self.sync_seconds))

@@ -35,7 +35,7 @@ from protocol.wire.frames import Ack
 from protocol.wire.limits import CONNECTIONS_MAX, HEARTBEAT
 from receiver.datapath import DataConnection
 from receiver.evidence import Left
-from receiver.grouping import Grouping
+from receiver.grouping import Grouping, Groups
 
 if TYPE_CHECKING:
     import socket
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from protocol.link.buffers import BufferPool
     from protocol.wire.crypto import SessionKeys
+    from receiver.crew import SessionLane
     from receiver.disk import IntermediateDisk
     from receiver.memory import Memory
 
@@ -59,10 +60,12 @@ class Session:
 
     Args:
         memory: where it is kept how much is durable; ours from now on.
+        lane: where the workers of its connections come from.
         pool: receive buffers, one for each connection; without one none is admitted.
         on_failed: called once with the fault of a disk; the session takes no more after it.
         connections_max: open at one time.
         heartbeat: seconds between two signs of life on each connection.
+        groups: of all sessions that are synced beside this one.
 
     Attributes:
         closed: set when nothing of it is left.
@@ -78,11 +81,12 @@ class Session:
         disks: Mapping[int, IntermediateDisk],
         memory: Memory,
         pool: BufferPool,
-        workers: Executor,
+        lane: SessionLane,
         syncers: Executor,
         on_failed: Callable[[Session, Fault], None],
         connections_max: int = CONNECTIONS_MAX,
         heartbeat: float = HEARTBEAT,
+        groups: Groups | None = None,
     ) -> None:
         self.id = keys.session.hex()
         self.job = job
@@ -91,13 +95,13 @@ class Session:
         self.disks = dict(disks)
         self.fault: Fault | None = None
         self.still = False
-        self.grouping = Grouping()
+        self.grouping = Grouping(groups)
         self.closed = asyncio.Event()
         self._memory = memory
         self._durable: dict[int, int] = {}
         self._pool = pool
         self._heartbeat = heartbeat
-        self._workers = workers
+        self._lane = lane
         self._syncers = syncers
         self._on_failed = on_failed
         self._book = Connections(connections_max)
@@ -138,7 +142,7 @@ class Session:
         try:
             self._book.admit(hello)
             connection = DataConnection(
-                sock, self.keys, hello.connection, self, buffer, self._workers, self._heartbeat
+                sock, self.keys, hello.connection, self, buffer, self._lane, self._heartbeat
             )
         except BaseException:
             self._pool.give_back(buffer)
@@ -242,7 +246,8 @@ class Session:
         try:
             while not self._closing:
                 await self._wake.wait()
-                await self._gather()
+                with self.grouping.forming():
+                    await self._gather()
                 await self._sync_group()
         except Exception as error:  # noqa: BLE001 - without acks the source would wait for ever
             _log.exception("session.bug", job=self.job)
@@ -250,11 +255,12 @@ class Session:
 
     async def _gather(self) -> None:
         """Let a group form: until it is large, or old, or somebody waits for it."""
-        deadline = time.monotonic() + self.grouping.seconds
+        begun = time.monotonic()
         while self._unsynced < SYNC_BYTES and not self._urgent and not self._closing:
             self._wake.clear()
+            left = begun + self.grouping.seconds - time.monotonic()
             try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                async with asyncio.timeout(max(0.0, left)):
                     await self._wake.wait()
             except TimeoutError:
                 return

@@ -23,6 +23,8 @@ from protocol.local import crash, log
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.limits import BUFFER, HEARTBEAT, SECRET
 from protocol.wire.messages import OpenSession, SessionOpened
+from receiver.crew import Crew, SessionLane
+from receiver.grouping import Groups
 from receiver.opening import job_to_run, open_disks
 from receiver.session import Session
 from receiver.shelf import Shelf
@@ -35,10 +37,10 @@ SPARE_CONNECTIONS = 2
 """Connections beyond those offered: one that is made anew before its loss was seen."""
 
 WORKERS_MAX = 64
-"""Worker threads for all sessions together. More than there are cores: a frame can keep a worker
-for seconds (a slow disk, a gigabyte to compare, a terabyte to zero), and a session has at most
-one busy worker a connection. So a source that does this over all its connections leaves workers
-for the others, and the kernel shares the cores out among them. Threads are made when needed."""
+"""Worker threads for all sessions together. Far more than there are cores, and than serve at a
+time: a frame can keep a worker for seconds (a slow disk, a terabyte to zero), and a session has at
+most one busy worker a connection. So a source that does this over all its connections leaves
+workers for the others. Threads are made when needed."""
 
 WORKERS_SHARE = 8
 """At most this part of the memory's buffers is for workers, which have one each."""
@@ -98,8 +100,9 @@ class Sessions:
         self._heartbeat = heartbeat
         self._cores = cores
         self._pool = BufferPool(max(4, memory // BUFFER - workers), BUFFER)
-        self._workers: Executor = ThreadPoolExecutor(workers, "datapath")
+        self._crew = Crew(ThreadPoolExecutor(workers, "datapath"), workers, max(2, cores))
         self._syncers: Executor = ThreadPoolExecutor(max(4, 2 * cores), "sync")
+        self._groups = Groups()
         self._by_id: dict[str, Session] = {}
         self._by_job: dict[str, Session] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -179,11 +182,12 @@ class Sessions:
                 opening.disks,
                 opening.memory,
                 self._pool,
-                self._workers,
+                SessionLane(self._crew),
                 self._syncers,
                 self._on_failed,
                 connections_max=SPARE_CONNECTIONS + connections,
                 heartbeat=self._heartbeat,
+                groups=self._groups,
             )
             self._by_id[session.id] = self._by_job[job.id] = session
             _log.info("session.opened", job=job.id, source=source, disks=len(opening.disks))

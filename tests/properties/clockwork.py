@@ -115,3 +115,53 @@ class ManualExecutor(Executor):
             found.set_exception(error)
         else:
             found.set_result(result)
+
+
+class SteppedService:
+    """A thread's view of its work: it makes way after two frames."""
+
+    others_wait = False
+
+    def __init__(self) -> None:
+        self._frames = 0
+
+    def frame_begins(self) -> None:
+        self._frames += 1
+
+    def frame_ended(self) -> None:
+        pass
+
+    def sleep(self, seconds: float) -> None:
+        """The test's clock goes on by itself."""
+
+    @property
+    def over(self) -> bool:
+        return self._frames >= 2
+
+
+class SteppedLane:
+    """Instead of :class:`receiver.crew.SessionLane`: the test says which piece is next."""
+
+    def __init__(self, jobs: ManualExecutor) -> None:
+        self._jobs = jobs
+
+    def serve(self, work: Callable[[Any], bool]) -> asyncio.Future[None]:
+        ended: Future[None] = Future()
+        ended.set_running_or_notify_cancel()
+
+        def some() -> None:
+            try:
+                more = work(SteppedService())
+            except BaseException as error:
+                ended.set_exception(error)
+                raise
+            if more:
+                self._jobs.submit(some)
+            else:
+                ended.set_result(None)
+
+        self._jobs.submit(some)
+        return asyncio.wrap_future(ended)
+
+    def withdraw(self, work: Callable[[Any], bool]) -> None:
+        """What waits is done when the test says so: a fence has to wait for it."""

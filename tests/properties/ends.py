@@ -198,7 +198,7 @@ class ReceiverEnd:
         made = Sessions(shelf, Path("/nowhere"), 0, world.session_failed)
         made._pool = self.pool
         made._cores = CONNECTIONS
-        made._workers = made._syncers = self.jobs
+        made._syncers = self.jobs
         return made
 
     def open_disks(
@@ -248,8 +248,7 @@ class ReceiverEnd:
         for session in sessions:
             for connection in session._connections.values():
                 connection._sock.close()
-        for executor in (self.sessions._workers, self.sessions._syncers):
-            executor.shutdown(wait=False)
+        self.sessions._syncers.shutdown(wait=False)
         if self.pool.leased == 0:
             _POOLS.append(self.pool)
         else:

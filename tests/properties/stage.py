@@ -22,6 +22,7 @@ import replicad.transfer
 from tests.properties import invariants
 from tests.properties import kernel as sim
 from tests.properties.batches import COMPARE, DATA, WINDOW
+from tests.properties.clockwork import SteppedLane
 from tests.properties.ends import CountingMap, SimReader, SimSender, WatchedConnection
 
 if TYPE_CHECKING:
@@ -79,10 +80,10 @@ def play(world: WholeWay, stack: contextlib.ExitStack) -> None:
     put(receiver.session, "time", world.clock)
     put(receiver.datapath, "time", world.clock)
     put(receiver.datapath, "LINGER_MS", 0)
-    put(receiver.datapath, "BURST_FRAMES", 2)
     put(receiver.sessions, "job_to_run", lambda *_: world.job)
     put(receiver.sessions, "open_disks", lambda *a, **k: world.receiver.open_disks(*a, **k))  # noqa: PLW0108
     put(receiver.sessions, "WINDOW_BYTES", WINDOW)
+    put(receiver.sessions, "SessionLane", lambda _: SteppedLane(world.receiver.jobs))
     put(receiver.disk.base, "os", world.os)
     put(receiver.checkpoint, "preserve", partial(invariants.preserve, world))
     put(receiver.checkpoint, "_record", partial(invariants.record, world))

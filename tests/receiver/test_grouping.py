@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.grouping import FIRST_SECONDS, LEAST_SECONDS, MOST_SECONDS, Grouping
+from receiver.grouping import FIRST_SECONDS, LEAST_SECONDS, MOST_SECONDS, Grouping, Groups
 
 
 def test_before_anything_is_known() -> None:
@@ -41,3 +43,23 @@ def test_it_is_bounded(syncs: list[float]) -> None:
     for took in syncs:
         grouping.synced(took)
         assert LEAST_SECONDS <= grouping.seconds <= MOST_SECONDS
+
+
+def test_groups_form_longer_the_more_of_them_there_are() -> None:
+    groups = Groups()
+    sessions = [Grouping(groups) for _ in range(5)]
+    for each in sessions:
+        each.synced(0.005)
+    alone = sessions[0].seconds
+    with contextlib.ExitStack() as stack:
+        for number, each in enumerate(sessions, 1):
+            stack.enter_context(each.forming())
+            assert sessions[0].seconds == pytest.approx(alone * number)
+        for each in sessions:
+            each.synced(1.0)
+        for _ in range(50):
+            sessions[0].synced(1.0)
+        assert sessions[0].seconds == MOST_SECONDS
+    with pytest.raises(ValueError, match="gone"), sessions[1].forming():
+        raise ValueError("gone")
+    assert groups.forming == 0

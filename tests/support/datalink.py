@@ -27,8 +27,10 @@ from protocol.wire.frames import (
     encode_meta,
 )
 from protocol.wire.limits import BUFFER, HEARTBEAT, REPLY_FRAME_MAX
+from receiver.crew import Crew, SessionLane
 from receiver.disk.lease import Lease
 from receiver.evidence import Mark
+from receiver.grouping import Groups
 from receiver.memory import Memory
 from receiver.session import Session
 
@@ -206,9 +208,15 @@ class Harness:
         self.failed: list[Fault] = []
         self._directory = tempfile.TemporaryDirectory()
         self._workers = ThreadPoolExecutor(workers)
+        self.crew = Crew(self._workers, workers, workers)
+        self.groups = Groups()
         self._syncers = ThreadPoolExecutor(4)
 
-    def session(self, on_failed: Callable[[Session, Fault], None] | None = None) -> Session:
+    def session(
+        self,
+        on_failed: Callable[[Session, Fault], None] | None = None,
+        lane: SessionLane | None = None,
+    ) -> Session:
         return Session(
             "job",
             "web01",
@@ -216,10 +224,11 @@ class Harness:
             dict(enumerate(self.disks)),  # type: ignore[arg-type]
             self.memory(),
             self.pool,
-            self._workers,
+            lane or SessionLane(self.crew),
             self._syncers,
             on_failed or (lambda _, fault: self.failed.append(fault)),
             heartbeat=self.heartbeat,
+            groups=self.groups,
         )
 
     def memory(self) -> Memory:
