@@ -273,7 +273,7 @@ class DataConnection:
                 service.frame_ended()
                 reader.provide(self.buffer.view)
             if service.over:
-                return True
+                return not self._closing  # what closes now is not to wait for a turn
         return False
 
     def _frame(self, sealed: memoryview, service: Service) -> None:
