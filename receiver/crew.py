@@ -31,8 +31,8 @@ QUANTUM_SECONDS: Final = 0.002
 processors each has its turn within a tenth of a second."""
 
 WAITING: Final = 4.0
-"""Holding a place for so long costs as much as computing for one. On a machine whose processors are
-all taken work has one of them for a third of the time or more."""
+"""Seconds of holding a place that cost as much as one of computing. More than one: where all
+processors are taken, work also waits for one of them, and that is not its doing."""
 
 HOP_SECONDS: Final = 0.0001
 """What a piece costs besides: the loop's way to it and back."""
