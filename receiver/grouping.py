@@ -56,7 +56,8 @@ class Grouping:
     @property
     def seconds(self) -> float:
         """How long a group may form now: the longer, the more sessions there are to be synced, so
-        that syncing all of them takes no larger part of the time than syncing one."""
+        that syncing all of them takes no larger part of the time than syncing one, as far as
+        MOST_SECONDS lets it. Where they have different storages, some wait longer than need be."""
         return min(MOST_SECONDS, self._alone * max(1, self._groups.forming))
 
     @contextlib.contextmanager
