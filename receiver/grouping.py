@@ -16,7 +16,7 @@ from typing import Final
 FIRST_SECONDS: Final = 0.05
 """Before a sync has been seen."""
 
-LEAST_SECONDS: Final = 0.01
+LEAST_SECONDS: Final = 0.03
 MOST_SECONDS: Final = 0.4
 """The source's window is answered in time even where the disk is slow: 64 MiB at 100 MB/s."""
 

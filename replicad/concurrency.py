@@ -23,6 +23,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+PERIOD_SECONDS: Final = 0.1
+"""Between looks that may decide something: some ten turns of a scheduler that has given out all its
+processors. Shorter is noise, and a pass of a second should profit."""
+
+CALM: Final = 5
+"""Times as long it becomes by and by where nothing is seen that calls for a decision."""
+
+FEWER_SECONDS: Final = 0.3
+"""Between looks while some have stopped, and it is only asked whether they are needed again."""
+
+LONGEST_SECONDS: Final = 1.0
+"""A longer period says what was, not what is."""
+
 LOOKS: Final = 2
 """Periods that a decision needs: of one a moment's work of somebody else is a large part."""
 
@@ -83,6 +96,7 @@ class Concurrency:
     at_work: int = 0
     _crowded: dict[int, float] = field(default_factory=dict)
     _looks: list[tuple[float, float]] = field(default_factory=list)
+    _calm: int = 0  # looks since there was something to decide
     _trial: tuple[int, float] | None = None  # one fewer (-1) or more (1), and what all had before
     _fewer: Again = field(default_factory=lambda: Again(FEWER_MOST))
     _more: Again = field(default_factory=lambda: Again(MORE_MOST))
@@ -108,9 +122,14 @@ class Concurrency:
         """
         if len(spent) != self.at_work or seconds <= 0:
             return
+        if seconds > LONGEST_SECONDS:
+            self._looks.clear()
+            self._calm = 0
+            return
         # The kernel books what was waited for when it is over: it may be more than the period.
         waited = sum(min(each.waited, seconds) for each in spent) / seconds / len(spent)
         self._looks.append((sum(each.ran for each in spent) / seconds, waited))
+        self._calm = 0 if waited * self.at_work >= CROWDED else self._calm + 1
         if len(self._looks) < LOOKS:
             return
         ran = sum(look[0] for look in self._looks) / LOOKS
@@ -128,9 +147,19 @@ class Concurrency:
                 self._try(1, ran)
         del self._looks[: len(self._looks) - LOOKS + 1]
 
+    def pause(self, now: float) -> float:
+        """Seconds until the next look: asking costs time of the loop, and with dozens of sources on
+        one machine that adds up. While nothing may be tried nothing need be known."""
+        if self._trial is not None:
+            return PERIOD_SECONDS
+        if self.at_work < self.most:
+            return FEWER_SECONDS
+        return max(PERIOD_SECONDS * min(CALM, 1 + self._calm), self._fewer.at - now)
+
     def interrupted(self) -> None:
         """What is sent changes: nothing that is on trial can be judged. Who stopped comes back."""
         self._looks.clear()
+        self._calm = 0
         if self._trial is not None:
             step, _ = self._trial
             self._set(self.at_work - min(step, 0))

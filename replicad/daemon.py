@@ -55,7 +55,7 @@ REPORT_SECONDS = 1.0
 """Between reports to the receiver while there is a job."""
 
 NEWS_SECONDS = 0.1
-"""Between looks whether there is something that the receiver should know at once."""
+"""Between two tellings of what the receiver should know at once: a pass may take milliseconds."""
 
 STEADY_SECONDS = 5.0
 """A connection that stood so long begins the next row of attempts anew."""
@@ -193,18 +193,22 @@ class Daemon:
             if news is not None and news.error != complained:
                 # It may be about a disk: the receiver must know what is there now.
                 complained, look_at = news.error, loop.time()
-            if news is not None and self._obeyed and (news != said or loop.time() >= say_at):
+            telling = news is not None and self._obeyed
+            if telling and (news != said or loop.time() >= say_at):
                 said, say_at = news, loop.time() + REPORT_SECONDS
                 if (report := self.engine.report()) is not None:
                     link.send(report)
                     crash.here("report.sent")
-            await asyncio.sleep(NEWS_SECONDS)
+            next_look = loop.time() + NEWS_SECONDS
+            await self.engine.standing.bell.heard((say_at if telling else look_at) - loop.time())
+            if (early := next_look - loop.time()) > 0:
+                await asyncio.sleep(early)
 
     async def _listen(self, link: ControlLink) -> None:
         async for message in link.messages():
             if isinstance(message, JobOrder):
-                self.engine.obey(message)
                 self._obeyed = True
+                self.engine.obey(message)
             elif isinstance(message, SessionFailed):
                 error = message.error
                 self.engine.session_failed(

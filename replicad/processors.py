@@ -17,10 +17,6 @@ from typing import Final
 from replicad.concurrency import Concurrency, Spent
 from replicad.feed import Feed
 
-PERIOD_SECONDS: Final = 0.1
-"""Some ten turns of a scheduler that has given out all its processors: shorter is noise, and a pass
-of a second should profit."""
-
 _NS: Final = 1e-9
 _LINE: Final = 128
 """Bytes: three numbers take fewer."""
@@ -96,10 +92,12 @@ class Processors:
         self._start_anew()
 
     def _look(self) -> None:
-        self._timer = self._loop.call_later(PERIOD_SECONDS, self._look)
-        if self._urgent:
-            return
         now = self._clock()
+        if not self._urgent:
+            self._ask(now)
+        self._timer = self._loop.call_later(self.concurrency.pause(now), self._look)
+
+    def _ask(self, now: float) -> None:
         at_work = self._threads()[: self.concurrency.at_work]
         have = [self._times(thread) for thread in at_work]
         before, self._before = self._before, (now, have)

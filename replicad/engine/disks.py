@@ -20,6 +20,7 @@ from protocol.errors import (
 from protocol.local import crash
 from protocol.wire.jobs import DiskInfo, FreeSpacePolicy, KnownDisk
 from protocol.wire.messages import OpenDisk, SessionOpened
+from replicad.bell import Bell
 from replicad.convergence import Outlook
 from replicad.engine.kept import KeptRanges
 from replicad.engine.leaving import Leaving
@@ -42,6 +43,7 @@ class DiskSet:
         directory: where dirty maps live; in memory, this boot only.
         worker: one thread in which disks are opened and the tracker is drained.
         outlook: learns from each drain how fast is written.
+        bell: rung by who makes passes over them.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class DiskSet:
         tracker: EbpfTracker | NoTracker,
         worker: Executor,
         outlook: Outlook | None = None,
+        bell: Bell | None = None,
     ) -> None:
         self.job = job
+        self.bell = bell or Bell()
         self.disks: tuple[JobDisk, ...] = ()
         self.misses = 0
         self._directory = directory

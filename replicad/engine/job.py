@@ -105,6 +105,7 @@ class JobEngine:
         if self._transfer is not None:
             self._transfer.set_compress(order.compress)
         self.orders.put(order)
+        self.standing.bell.ring()
 
     def session_failed(self, session: str, fault: Fault) -> None:
         """The receiver says that a session cannot go on."""
@@ -336,6 +337,7 @@ class JobEngine:
                 self._tracker,
                 self._drainer,
                 self.standing.outlook,
+                self.standing.bell,
             )
             # Kept at once: also when it is cancelled halfway there is something to close.
             self._disks = disks

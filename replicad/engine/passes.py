@@ -100,6 +100,8 @@ async def run_pass(transfer: Transfer, disks: DiskSet, *, whole: bool = False) -
         disk.begin_pass()
     kinds = {disk.path: disk.kind for disk in disks.disks if disk.kind != "idle"}
     level = _log.info if set(kinds.values()) - {"delta"} else _log.debug
+    if not whole:  # not while something is frozen: telling takes the loop's time
+        disks.bell.ring()
     level("pass.began", disks=kinds, bytes=sum(disk.pass_total for disk in disks.disks))
     try:
         await transfer.send(JobSweep(disks, whole=whole).refill)
@@ -111,6 +113,8 @@ async def run_pass(transfer: Transfer, disks: DiskSet, *, whole: bool = False) -
         raise
     for disk in disks.disks:
         disk.end_pass()
+    if not whole:
+        disks.bell.ring()
     level(
         "pass.ended",
         disks=kinds,

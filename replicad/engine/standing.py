@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from protocol.errors import Fault
 from protocol.wire.jobs import DiskRange, ErrorInfo, JobOrder, JobReport, JobState, VerifyOrder
 from protocol.wire.messages import CheckpointFailed, Verified, VerifyFailed
+from replicad.bell import Bell
 from replicad.compression import Tuner
 from replicad.convergence import Outlook
 from replicad.engine.disks import DiskSet
@@ -21,10 +22,13 @@ from replicad.sentence import describe
 from replicad.transfer import Transfer
 from replicad.verification import Tally, Verification, shown
 
+_NEWS: Final = frozenset({"state", "error", "verification", "verified_order"})
+"""What is news when it changes. (Of passes, who makes them says so.)"""
+
 
 class News(NamedTuple):
-    """Of a report, what the receiver should know at once. Asked for often, so made of next to
-    nothing; two are equal as long as there is nothing new."""
+    """Of a report, what the receiver should know at once; two are equal as long as there is nothing
+    new."""
 
     job: str
     state: JobState
@@ -37,6 +41,7 @@ class Standing:
     """The job as it stands.
 
     Attributes:
+        bell: rings when there may be news.
         answered: the checkpoint request that was committed or refused last.
         refusal: what the receiver must be told about ``answered``; again in every new session,
             as long as the order still wants it.
@@ -52,6 +57,7 @@ class Standing:
     """
 
     def __init__(self, outlook: Outlook) -> None:
+        self.bell = Bell()
         self.outlook = outlook
         self.tuner = Tuner()
         self.state: JobState = "ready"
@@ -71,6 +77,13 @@ class Standing:
         self.speed = Speedometer()
         self._logical = 0
         self._wire = 0
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Whoever sets it need not think of those who want to know."""
+        news = name in _NEWS and getattr(self, name, None) is not value
+        super().__setattr__(name, value)
+        if news:
+            self.bell.ring()
 
     def add(self, ended: Transfer) -> None:
         """A transfer is over: what it carried stays counted."""

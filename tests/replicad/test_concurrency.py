@@ -15,23 +15,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import replicad.processors
-from replicad.concurrency import AGAIN_SECONDS, FEWER_MOST, LOOKS, MORE_MOST, Concurrency, Spent
+import replicad.concurrency
+from replicad.concurrency import (
+    AGAIN_SECONDS,
+    CALM,
+    FEWER_MOST,
+    LOOKS,
+    MORE_MOST,
+    Concurrency,
+    Spent,
+)
 from replicad.processors import Processors, processor_times
 
 PERIOD = 0.1
 
 
 def run(now: Concurrency, machine: Callable[[int], Spent], seconds: float) -> list[int]:
-    """How many were at work in each period; ``machine`` says what each of so many has then. Of the
-    first period after a change nothing is known, for not all were at work in all of it."""
+    """How many were at work in each period; ``machine`` says what each of so many has then. It is
+    looked as often as it is asked for. Of what passes until the first look after a change nothing
+    is known, for not all were at work in all of it."""
     history: list[int] = []
+    ran = waited = looked_at = due = 0.0
+    known = 0
     for number in range(int(seconds / PERIOD)):
         history.append(now.at_work)
         share = machine(now.at_work)
-        spent = Spent(share.ran * PERIOD, share.waited * PERIOD)
-        if history[-2:-1] == [now.at_work]:
-            now.looked([spent] * now.at_work, PERIOD, number * PERIOD)
+        ran, waited = ran + share.ran * PERIOD, waited + share.waited * PERIOD
+        if (at := number * PERIOD) + PERIOD / 2 < due:
+            continue
+        if known == now.at_work:
+            now.looked([Spent(ran, waited)] * now.at_work, at - looked_at, at)
+        known, due = history[-1], at + now.pause(at)
+        ran = waited = 0.0
+        looked_at = at
     return history
 
 
@@ -130,12 +146,47 @@ def test_a_moment_of_other_work_costs_little() -> None:
     assert sum(history) > 0.95 * 4 * len(history)
 
 
-def test_who_waits_for_something_else_gets_help_at_once() -> None:
+def test_who_waits_for_something_else_gets_help_soon() -> None:
     now = Concurrency(4)
     run(now, shared(1, lambda _: 0), 3)
     assert now.at_work == 1
-    assert run(now, lambda _: Spent(0.2, 0.02), (LOOKS + 3) * PERIOD)[-1] == 4
+    assert run(now, lambda _: Spent(0.2, 0.02), 1.0)[-1] == 4
     assert now.because == ""
+
+
+def test_where_nothing_happens_it_is_looked_seldom_and_soon_again_when_something_does() -> None:
+    now = Concurrency(2)
+    run(now, shared(2, lambda _: 0), 5)
+    assert now.pause(5.0) == pytest.approx(CALM * PERIOD)
+    now.looked([Spent(0.25, 0.25)] * 2, 0.5, 5.5)
+    assert (now.at_work, now.pause(5.5)) == (2, PERIOD)
+    now.looked([Spent(0.05, 0.05)] * 2, PERIOD, 5.6)
+    assert now.at_work == 1
+
+
+def test_a_new_pass_is_looked_at_closely() -> None:
+    now = Concurrency(2)
+    run(now, shared(2, lambda _: 0), 5)
+    now.interrupted()
+    assert now.pause(5.0) == PERIOD
+
+
+def test_nobody_looks_while_nothing_may_be_tried() -> None:
+    """Six busy threads of others, and then none but our own: it is seen when it is time to see."""
+    now = Concurrency(2)
+    run(now, shared(2, lambda _: 6), 20)
+    rest = now.pause(20.0)
+    assert now.at_work == 2
+    assert rest > 2.0
+    assert now.pause(21.0) == pytest.approx(rest - 1.0)
+    # What came before the rest, and the average of it, say nothing about what is.
+    own = Spent(0.05, 0.05)
+    now.looked([Spent(rest / 2, rest / 2)] * 2, rest, 20.0 + rest)
+    assert (now.at_work, now.pause(20.0 + rest)) == (2, PERIOD)
+    for look in range(1, LOOKS + 1):
+        assert now.at_work == 2
+        now.looked([own] * 2, PERIOD, 20.0 + rest + look * PERIOD)
+    assert now.at_work == 1
 
 
 def test_whether_one_more_helps_is_not_asked_all_the_time() -> None:
@@ -229,7 +280,7 @@ def test_the_feed_is_told_while_there_is_something_to_send(
     known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also that a kernel which does not say changes nothing."""
-    monkeypatch.setattr(replicad.processors, "PERIOD_SECONDS", 0.001)
+    monkeypatch.setattr(replicad.concurrency, "PERIOD_SECONDS", 0.001)
     feed, clock = Told(), [0.0]
     told = 1 if known else 2
 
