@@ -14,12 +14,14 @@ first takes the checksum away, with one store, and :meth:`Bitmap.vouch` makes it
 is time. A kill leaves a page without one, never a page with a wrong one.
 
 A *place* says which words: a slice, or an array of ascending, distinct word numbers. Every
-method that changes bits makes exactly one store (a numpy operation, each word of it atomic on
-its own), so the crash argument of :mod:`replicad.dirtymap.map` can speak of stores in order.
+method that changes bits makes exactly one store (a numpy operation, or one copy of a few words: a
+kill in the middle of it leaves each bit as it was or as it is to be), so the crash argument of
+:mod:`replicad.dirtymap.map` can speak of stores in order.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +44,9 @@ ALL = (1 << WORD_BITS) - 1
 # Up to this many words, counting through one Python integer beats two numpy calls (measured: 1.0
 # against 4.2 microseconds for 64 words, 12.9 against 8.6 for 256).
 _COUNT_AS_INTEGER = 128
+
+# Likewise changing them: an extent of 1 MiB is 4 words, and each is taken and released.
+_FEW = 32
 
 
 def count_bits(words: Words) -> int:
@@ -69,6 +74,7 @@ class Bitmap:
         self.pages: npt.NDArray[np.bool_] = np.zeros(page_count(granules), dtype=np.bool_)
         self.count = 0
         self.sums = np.zeros(self.pages.size, dtype=np.uint64) if sums is None else sums
+        self._bytes = words.data.cast("B")
 
     def _sum(self, page: int) -> int:
         """The checksum of a page; never 0."""
@@ -105,6 +111,7 @@ class Bitmap:
     def release(self) -> None:
         """Lets go of the memory, so that it can be unmapped. Using the bitmap then fails."""
         self.words = self.sums = np.empty(0, dtype=np.uint64)
+        self._bytes.release()
 
     def __getitem__(self, granule: int) -> bool:
         """Whether the bit of ``granule`` is set."""
@@ -123,6 +130,9 @@ class Bitmap:
 
     def set(self, place: Place, mask: Words) -> int:
         """Sets the bits of ``mask``; returns how many were not set before."""
+        if isinstance(place, slice) and mask.size <= _FEW:
+            before_few = self._few(place)
+            return self._change(place, before_few, _integer(mask) & ~before_few, 1)
         before = self.words[place]
         new = count_bits(mask & ~before)
         if new:
@@ -137,6 +147,11 @@ class Bitmap:
         """Clears the bits of ``mask``; returns how many were set before."""
         if not self.count:
             return 0
+        if isinstance(place, slice) and mask.size <= _FEW:
+            if not (self.pages[place.start // PAGE_WORDS] or self.pages[_last_page(place)]):
+                return 0  # without touching memory
+            before_few = self._few(place)
+            return self._change(place, before_few, before_few & _integer(mask), -1)
         before = self.read(place)
         gone = count_bits(before & mask)
         if gone:
@@ -146,6 +161,28 @@ class Bitmap:
             if not self.count:
                 self.pages[:] = False
         return gone
+
+    def _few(self, place: slice) -> int:
+        """A few words as one integer."""
+        return int.from_bytes(self._bytes[place.start * 8 : place.stop * 8], sys.byteorder)
+
+    def _change(self, place: slice, before: int, changed: int, sign: int) -> int:
+        """Sets or clears the bits ``changed`` of a few words; returns how many that are."""
+        if not changed:
+            return 0
+        first, last = place.start // PAGE_WORDS, _last_page(place)
+        for page in (first,) if first == last else (first, last):
+            self.sums[page] = 0
+            if sign > 0:
+                self.pages[page] = True
+        size = (place.stop - place.start) * 8
+        after = (before ^ changed).to_bytes(size, sys.byteorder)
+        self._bytes[place.start * 8 : place.stop * 8] = after
+        count = changed.bit_count()
+        self.count += sign * count
+        if not self.count:
+            self.pages[:] = False
+        return count
 
     def fill(self, first: int, count: int) -> int:
         """Sets ``count`` bits from ``first``; returns how many were not set before."""
@@ -158,6 +195,14 @@ class Bitmap:
             self.words[page * PAGE_WORDS : (page + 1) * PAGE_WORDS] = 0
         self.pages[:] = False
         self.count = 0
+
+
+def _integer(words: Words) -> int:
+    return int.from_bytes(words.tobytes(), sys.byteorder)
+
+
+def _last_page(place: slice) -> int:
+    return (int(place.stop) - 1) // PAGE_WORDS
 
 
 def _pages_of(place: Place) -> Place:
