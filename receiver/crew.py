@@ -147,6 +147,7 @@ class Crew:
         self._running = 0
         self._uncounted = 0
         self._late = 0
+        self._loop = asyncio.get_running_loop()
         self._looking: asyncio.TimerHandle | None = None
 
     @property
@@ -161,9 +162,9 @@ class Crew:
         service = Service(self, lane, work)
         with self._lock:
             self._queue.push(lane, service)
-            self._engage()
-        if self._looking is None:
-            self._look_later()
+            waits = not self._engage()
+        if waits:
+            self._look_soon()
         return asyncio.wrap_future(service.ended)
 
     def withdraw(self, lane: SessionLane, work: Serve) -> None:
@@ -175,22 +176,22 @@ class Crew:
         for service in gone:
             service.ended.set_result(None)
 
-    def _look_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._looking = loop.call_later(KEPT_SECONDS / 2, self._look)
+    def _look_soon(self) -> None:
+        if self._looking is None:
+            self._looking = self._loop.call_later(KEPT_SECONDS / 2, self._look)
 
     def _look(self) -> None:
-        """While anybody is served or waits: whom does a disk keep?"""
+        """While anybody waits: whom of those who are served does a disk keep?"""
         self._looking = None
         late = time.monotonic() - KEPT_SECONDS
         with self._lock:
-            if not self._running and not self._queue:
+            if not self._queue:
                 return
             for service in self._serving:
                 if service.counted and service.since < late:
                     self._count_no_more(service)
             self._engage()  # if it could not be done before
-        self._look_later()
+        self._look_soon()
 
     # --- the places: all with the lock, but for the first -----------------------------------------
 
@@ -205,10 +206,10 @@ class Crew:
         """That are free; fewer than none when some came back who had not been counted."""
         return self._at_a_time - (self._running - min(self._uncounted, self._spare))
 
-    def _engage(self) -> None:
-        """One more thread, if there is work for it and a place."""
+    def _engage(self) -> bool:
+        """One more thread, if there is work for it and a place; whether there is."""
         if not self._queue or self._places < 1:
-            return
+            return False
         self._running += 1
         try:
             self._threads.submit(self._work)
@@ -218,6 +219,8 @@ class Crew:
             self._running -= 1
             self._late += 1
             _log.warning("crew.no_thread", because=str(error))
+            return False
+        return True
 
     def _count_no_more(self, service: Service) -> None:
         service.counted = False
@@ -228,6 +231,8 @@ class Crew:
         """What this thread does now; None: it is one too many."""
         if not self._queue or self._places < 0:
             self._running -= 1
+            if self._queue:
+                self._loop.call_soon_threadsafe(self._look_soon)
             return None
         service = self._queue.pop()
         self._serving.add(service)
