@@ -200,7 +200,8 @@ class Daemon:
                     link.send(report)
                     crash.here("report.sent")
             next_look = loop.time() + NEWS_SECONDS
-            await self.engine.standing.bell.heard((say_at if telling else look_at) - loop.time())
+            until = min(look_at, say_at) if telling else look_at
+            await self.engine.standing.bell.heard(until - loop.time())
             if (early := next_look - loop.time()) > 0:
                 await asyncio.sleep(early)
 

@@ -21,7 +21,6 @@ kill in the middle of it leaves each bit as it was or as it is to be), so the cr
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -164,7 +163,7 @@ class Bitmap:
 
     def _few(self, place: slice) -> int:
         """A few words as one integer."""
-        return int.from_bytes(self._bytes[place.start * 8 : place.stop * 8], sys.byteorder)
+        return int.from_bytes(self._bytes[place.start * 8 : place.stop * 8], "little")
 
     def _change(self, place: slice, before: int, changed: int, sign: int) -> int:
         """Sets or clears the bits ``changed`` of a few words; returns how many that are."""
@@ -176,7 +175,7 @@ class Bitmap:
             if sign > 0:
                 self.pages[page] = True
         size = (place.stop - place.start) * 8
-        after = (before ^ changed).to_bytes(size, sys.byteorder)
+        after = (before ^ changed).to_bytes(size, "little")
         self._bytes[place.start * 8 : place.stop * 8] = after
         count = changed.bit_count()
         self.count += sign * count
@@ -198,7 +197,7 @@ class Bitmap:
 
 
 def _integer(words: Words) -> int:
-    return int.from_bytes(words.tobytes(), sys.byteorder)
+    return int.from_bytes(words.astype("<u8", copy=False).tobytes(), "little")
 
 
 def _last_page(place: slice) -> int:

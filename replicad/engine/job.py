@@ -197,6 +197,7 @@ class JobEngine:
         self._reopen = True
 
     async def _obey(self, order: JobOrder) -> None:
+        self.standing.speak_of(order)
         over = order.want in {"none", "stop"}
         if self._disks is not None and (over or self._disks.job != order.job):
             await self._close(forget=True)
@@ -244,6 +245,7 @@ class JobEngine:
         disks, self._disks = self._disks, None
         self._limbo.clear()  # a map that is opened again takes what was in flight for dirty
         self._reopen = False
+        self.standing.bell.ring()
         if forget:
             self.standing.forget()
         if disks is not None:
@@ -343,6 +345,7 @@ class JobEngine:
             self._disks = disks
             try:
                 await disks.open(order.disks, self._settings.disks, order.known)
+                self.standing.bell.ring()
             except BaseException:
                 self._reopen = True
                 raise

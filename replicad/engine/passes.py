@@ -110,6 +110,8 @@ async def run_pass(transfer: Transfer, disks: DiskSet, *, whole: bool = False) -
     except BaseException:
         for disk in disks.disks:
             disk.break_off()
+        if not whole:
+            disks.bell.ring()
         raise
     for disk in disks.disks:
         disk.end_pass()

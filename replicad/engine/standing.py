@@ -22,7 +22,7 @@ from replicad.sentence import describe
 from replicad.transfer import Transfer
 from replicad.verification import Tally, Verification, shown
 
-_NEWS: Final = frozenset({"state", "error", "verification", "verified_order"})
+_NEWS: Final = frozenset({"job", "state", "error", "verification", "verified_order"})
 """What is news when it changes. (Of passes, who makes them says so.)"""
 
 
@@ -42,6 +42,7 @@ class Standing:
 
     Attributes:
         bell: rings when there may be news.
+        job: whose standing it is; until it is that of the job that is ordered, nothing is told.
         answered: the checkpoint request that was committed or refused last.
         refusal: what the receiver must be told about ``answered``; again in every new session,
             as long as the order still wants it.
@@ -60,6 +61,7 @@ class Standing:
         self.bell = Bell()
         self.outlook = outlook
         self.tuner = Tuner()
+        self.job = ""
         self.state: JobState = "ready"
         self.sentence = ""
         self.error: Fault | None = None
@@ -90,6 +92,13 @@ class Standing:
         self._logical += ended.acked_bytes
         self._wire += ended.wire_bytes
 
+    def speak_of(self, order: JobOrder) -> None:
+        """From here on it is that of this order's job: another one's state and error are not."""
+        if self.job != order.job:
+            self.error, self.sentence = None, ""
+            self.state = "preparing" if order.want == "run" else order.state
+            self.job = order.job
+
     def forget(self) -> None:
         """Another job begins from nothing."""
         self._logical = self._wire = 0
@@ -105,8 +114,8 @@ class Standing:
         return wanted and self.state == "syncing"
 
     def news(self, order: JobOrder, disks: DiskSet | None) -> News | None:
-        """What is new is seen in it; None when there is no job."""
-        if not order.job:
+        """What is new is seen in it; None when there is no job, or its standing is not known."""
+        if not order.job or order.job != self.job:
             return None
         error = (self.error.code, self.error.sentence) if self.error else None
         passes = tuple((disk.kind, disk.passed) for disk in disks.disks) if disks else ()
@@ -116,8 +125,8 @@ class Standing:
     def report(
         self, order: JobOrder, disks: DiskSet | None, transfer: Transfer | None
     ) -> JobReport | None:
-        """The report; None when there is no job."""
-        if not order.job:
+        """The report; None when there is no job, or its standing is not known."""
+        if not order.job or order.job != self.job:
             return None
         now = time.monotonic()
         listed = tuple(disk.report() for disk in disks.disks) if disks else ()

@@ -304,6 +304,27 @@ def test_the_feed_is_told_while_there_is_something_to_send(
     asyncio.run(look())
 
 
+def test_the_kernel_is_asked_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a processor: five times as seldom by and by."""
+    monkeypatch.setattr(replicad.concurrency, "PERIOD_SECONDS", 0.01)
+    asked: list[float] = []
+
+    def times(thread: int) -> Spent:
+        if thread == 7:
+            asked.append(time.monotonic())
+        return Spent(time.monotonic(), 0.0)
+
+    async def look() -> None:
+        watch = Processors(cast(Any, Told()), 2, lambda: [7, 8], times)
+        watch.begin()
+        await asyncio.sleep(1.0)
+        watch.end()
+
+    asyncio.run(look())
+    assert 10 <= len(asked) <= 1.0 / 0.01 / CALM + CALM
+    assert min(after - before for before, after in pairwise(asked[-5:])) > 0.04
+
+
 def test_all_work_while_something_is_frozen() -> None:
     feed = Told()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import uvloop
 
 from protocol.errors import INTERNAL
 from protocol.wire.jobs import JobOrder, JobReport
@@ -54,8 +55,10 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]
                 ),
                 NoTracker("not here"),
             )
-            daemon._obeyed = obeyed
-            daemon.engine.obey(RUN)
+            if obeyed:
+                daemon._obeyed = True
+                daemon.engine.obey(RUN)
+            daemon.engine.standing.speak_of(RUN)
             task = asyncio.create_task(daemon._tell(cast(Any, link)))
             await asyncio.sleep(2 * NEWS_SECONDS)
             await function(daemon)
@@ -73,14 +76,14 @@ def test_news_is_told_at_once(tell: Callable[..., Told]) -> None:
     changed = []
 
     async def change(daemon: Daemon) -> None:
-        for state in ("preparing", "syncing"):
+        for state in ("checkpointing", "syncing"):
             await asyncio.sleep(2 * NEWS_SECONDS)
             daemon.engine.standing.state = cast(Any, state)
             changed.append(time.monotonic())
         await asyncio.sleep(2 * NEWS_SECONDS)
 
     reports = tell(change).reports
-    assert [said.state for _, said in reports] == ["ready", "preparing", "syncing"]
+    assert [said.state for _, said in reports] == ["preparing", "checkpointing", "syncing"]
     waited = [at - when for (at, _), when in zip(reports[1:], changed, strict=True)]
     assert max(waited) < NEWS_SECONDS / 2
 
@@ -120,15 +123,89 @@ def test_a_bell_rung_for_nothing_is_not_told(tell: Callable[..., Told]) -> None:
     assert len(tell(ring).reports) == 1
 
 
-def test_before_the_receiver_has_said_what_it_wants_it_hears_of_disks_only(
-    tell: Callable[..., Told],
-) -> None:
+def test_an_order_is_answered_at_once(tell: Callable[..., Told]) -> None:
+    """Until the receiver has said what it wants it hears of disks only."""
+    ordered = []
+
     async def order(daemon: Daemon) -> None:
-        daemon.engine.standing.state = "preparing"
+        daemon.engine.standing.state = "syncing"
+        await asyncio.sleep(2 * NEWS_SECONDS)
+        async for message in one_order():
+            daemon._obeyed = True
+            daemon.engine.obey(message)
+        ordered.append(time.monotonic())
         await asyncio.sleep(2 * NEWS_SECONDS)
 
-    sent = tell(order, obeyed=False).sent
-    assert [type(said) for _, said in sent] == [Inventory]
+    told = tell(order, obeyed=False)
+    assert [type(said) for _, said in told.sent] == [Inventory, JobReport]
+    assert 0 <= told.reports[0][0] - ordered[0] < NEWS_SECONDS / 2
+
+
+async def one_order() -> AsyncIterator[JobOrder]:
+    yield RUN
+
+
+def test_disks_are_looked_at_again_at_once_after_an_error(
+    tell: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be about one of them: the receiver must know what is there now."""
+    looks: list[float] = []
+    failed: list[float] = []
+
+    def look(_: object) -> tuple[object, ...]:
+        looks.append(time.monotonic())
+        return ()
+
+    async def fail(daemon: Daemon) -> None:
+        monkeypatch.setattr(module, "present_disks", look)
+        failed.append(time.monotonic())
+        daemon.engine.standing.error = INTERNAL.fault(detail="gone")
+        await asyncio.sleep(3 * NEWS_SECONDS)
+
+    tell(fail)
+    assert len(looks) == 1
+    assert looks[0] - failed[0] < 2 * NEWS_SECONDS
+
+
+def test_what_another_job_failed_of_is_not_told_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs whose disks are not there; the receiver's next order may be about another one, and it
+    takes the engine a moment to have done with the old one."""
+    monkeypatch.setattr(module, "present_disks", lambda _: ())
+
+    async def orders() -> list[tuple[int, JobReport]]:
+        daemon = Daemon(
+            Config(state=State(directory=tmp_path), runtime=RuntimeHere(directory=tmp_path)),
+            NoTracker("not here"),
+        )
+        link = Told()
+        daemon._link = cast(Any, link)
+        daemon._obeyed = True
+        tasks = [
+            asyncio.create_task(daemon.engine.run()),
+            asyncio.create_task(daemon._tell(cast(Any, link))),
+        ]
+        told: list[tuple[int, JobReport]] = []
+        for number in range(12):
+            link.sent.clear()
+            daemon.engine.obey(
+                JobOrder(revision=1, want="run", job=f"j{number}", disks=(f"/dev/gone{number}-",))
+            )
+            await asyncio.sleep(2.5 * NEWS_SECONDS)
+            told += [(number, said) for _, said in link.reports]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return told
+
+    told = uvloop.run(orders())
+    failed = {number for number, said in told if said.error is not None}
+    assert failed == set(range(12))
+    for number, said in told:
+        assert said.job == f"j{number}"
+        assert said.error is None or f"gone{number}-" in said.error.message
+        assert (said.state == "error") == (said.error is not None)
 
 
 def test_what_is_set_to_what_it_was_rings_no_bell() -> None:

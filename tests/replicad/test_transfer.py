@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from protocol.errors import INTERNAL, PROTOCOL, Fault
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.frames import Ack, Data, Diff, Digests, Frame
+from replicad.bell import Bell
 from replicad.engine.passes import JobSweep, run_pass
 from replicad.feed import Work
 from tests.support.copying import GRANULE, Bench, Receiver, bench
@@ -104,6 +105,49 @@ def test_cut_at_any_byte_the_next_session_makes_them_equal(cut: int, seed: int) 
         made.receiver.cut_after = None
         await made.sync()
         assert made.equal()
+
+    in_bench(case)
+
+
+class Chime(Bell):
+    """Notes what there was to see each time it rang."""
+
+    def __init__(self, seen: Callable[[], object]) -> None:
+        super().__init__()
+        self.rung: list[object] = []
+        self._seen = seen
+
+    def ring(self) -> None:
+        self.rung.append(self._seen())
+
+
+def test_a_pass_says_that_it_begins_and_how_it_ends() -> None:
+    async def case(made: Bench) -> None:
+        bell = made.disks.bell = Chime(lambda: (made.disk.kind, made.disk.passed))
+        await made.sync()
+        assert bell.rung == [("full", 0), ("idle", 1)]
+        # Not what is sent for a checkpoint: something is frozen.
+        bell.rung.clear()
+        made.tracker.write(made.path, 1, b"x" * GRANULE)
+        await made.disks.drain()
+        async with await made.transfer() as transfer:
+            await run_pass(transfer, made.disks, whole=True)
+        assert made.disk.passed == 2
+        assert bell.rung == []
+
+    in_bench(case)
+
+
+def test_a_pass_says_that_it_is_broken_off() -> None:
+    async def case(made: Bench) -> None:
+        bell = made.disks.bell = Chime(lambda: (made.disk.kind, made.disk.passed))
+        made.receiver.cut_after = 100_000
+        transfer = await made.transfer()
+        with pytest.raises(Fault):
+            async with transfer:
+                await run_pass(transfer, made.disks)
+        assert bell.rung == [("full", 0), ("idle", 0)]
+        transfer.release()
 
     in_bench(case)
 

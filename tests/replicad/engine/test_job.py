@@ -63,13 +63,15 @@ class World:
                 await asyncio.sleep(0.01)
 
     async def state(self, state: str) -> None:
-        await self.until(lambda: self.report.state == state)
+        await self.until(lambda: self.report and self.report.state == state)
 
     async def synced(self) -> None:
-        await self.until(lambda: self.report.disks and self.report.disks[0].passed and self.equal)
+        await self.until(lambda: self.report and self.report.disks)
+        await self.until(lambda: self.report.disks[0].passed and self.equal)
 
     @property
     def report(self) -> Any:
+        """None until the engine has taken the first order in."""
         return self.engine.report()
 
     @property

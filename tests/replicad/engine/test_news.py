@@ -18,6 +18,7 @@ ORDER = JobOrder(revision=1, want="run", job="j")
 
 def scene() -> tuple[Standing, Any]:
     standing = Standing(Outlook(longest=60.0))
+    standing.speak_of(ORDER)
     standing.state = "syncing"
     standing.error = INTERNAL.fault(detail="one")
     disk = SimpleNamespace(kind="idle", passed=1, pass_done=0)
@@ -72,3 +73,20 @@ def test_progress_and_the_same_error_again_are_none() -> None:
 def test_without_a_job_there_is_none() -> None:
     standing, disks = scene()
     assert standing.news(JobOrder(revision=1, want="none"), disks) is None
+
+
+def test_of_a_job_whose_standing_is_not_known_there_is_none() -> None:
+    standing, disks = scene()
+    other = JobOrder(revision=1, want="run", job="k")
+    assert standing.news(other, disks) is None
+    assert standing.report(other, None, None) is None
+    standing.speak_of(other)
+    assert standing.news(other, disks) is not None
+    assert (standing.state, standing.error) == ("preparing", None)
+
+
+def test_the_same_job_ordered_again_keeps_its_standing() -> None:
+    standing, _ = scene()
+    standing.speak_of(JobOrder(revision=2, want="pause", job="j"))
+    assert standing.state == "syncing"
+    assert standing.error is not None
