@@ -1,7 +1,8 @@
 """What does the server notice while it is copied?
 
 fio as the server's own work: random reads and writes of 16 KiB to a file on ext4 on a loop disk in
-memory, as fast as it can, alone and while a first pass and then delta passes run. Both ends of the
+memory, as fast as it can, alone and while a first pass and then delta passes run: as users have it,
+and by a source that was told not to step back (``[tuning] courtesy = "off"``). Both ends of the
 copy share the processors with it here; on a server of its own only the source does.
 """
 
@@ -17,6 +18,7 @@ from bench.images import GIB, MIB
 from bench.leftovers import scratch
 from bench.loops import filesystem, fill, sparse_loop
 from bench.ours import Ours, ours
+from tests.support.pair import Pair
 
 
 def work(where: Path, size: int, seconds: float) -> Figures:
@@ -36,6 +38,12 @@ def replicated(we: Ours, where: Path, size: int, seconds: float) -> Figures:
     return figures
 
 
+def rude(both: Pair) -> None:
+    """A source that does not step back."""
+    with both.source.config.open("a") as config:
+        config.write('[tuning]\ncourtesy = "off"\n')
+
+
 @contextlib.contextmanager
 def scene(options: Options) -> Iterator[Scene]:
     """A disk of which half is the file that is worked on, and a quarter others."""
@@ -45,12 +53,14 @@ def scene(options: Options) -> Iterator[Scene]:
         sparse_loop(directory / "disk.img", size) as device,
         filesystem(device, directory / "mnt", "ext4") as where,
         ours([device]) as we,
+        ours([device], before=rude) as they,
     ):
         fill(where / "work", size // 2)
         fill(where / "others", size // 4, seed=2)
         yield Scene(
             {
                 "with replicad": lambda: replicated(we, where, size // 2, seconds),
+                "without courtesy": lambda: replicated(they, where, size // 2, seconds),
                 "alone": lambda: work(where, size // 2, seconds),
             },
             size=size,
@@ -71,12 +81,28 @@ QUESTION = Question(
             peers=("alone",),
         ),
         Goal(
+            "IOPS of the foreground, of without courtesy",
+            "iops",
+            ">=",
+            None,
+            ours="with replicad",
+            peers=("without courtesy",),
+        ),
+        Goal(
             "p99 latency of the foreground, of alone",
             "p99",
             "<=",
             None,
             ours="with replicad",
             peers=("alone",),
+        ),
+        Goal(
+            "p99 latency of the foreground, of without courtesy",
+            "p99",
+            "<=",
+            None,
+            ours="with replicad",
+            peers=("without courtesy",),
         ),
     ),
     scene=scene,

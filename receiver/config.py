@@ -10,10 +10,22 @@ from typing import Annotated, Final
 
 from protocol.local.config import read
 from protocol.local.sections import Log, Runtime, Section
-from protocol.local.values import Address, Directory, Listen, OptionalListen, between, read_size
+from protocol.local.values import (
+    Address,
+    Directory,
+    Listen,
+    OptionalListen,
+    auto_or,
+    between,
+    read_size,
+    seconds_up_to,
+)
 from protocol.wire.limits import HEARTBEAT, HEARTBEAT_MAX
 
 DEFAULT_PATH: Final = Path("/etc/receiver/receiver.toml")
+
+SYNC_MOST: Final = 0.4
+"""Seconds: longer, and the source's window is not answered in time."""
 
 
 class ListenOn(Section, frozen=True):
@@ -52,6 +64,18 @@ class Limits(Section, frozen=True):
     heartbeat: Annotated[int, between(1, int(HEARTBEAT_MAX))] = int(HEARTBEAT)
 
 
+class Tuning(Section, frozen=True):
+    """``[tuning]``: fixes what follows what is measured unless it is fixed (``"auto"``, here 0).
+
+    ``connections``: data connections of each session; ``workers``: threads that serve sessions
+    at a time, while no disk keeps them; ``sync``: seconds for which a group of writes forms.
+    """
+
+    connections: Annotated[int, auto_or(between(1, 16))] = 0
+    workers: Annotated[int, auto_or(between(1, 32))] = 0
+    sync: Annotated[float, auto_or(seconds_up_to(SYNC_MOST))] = 0.0
+
+
 class Config(Section, frozen=True):
     """The whole file."""
 
@@ -60,6 +84,7 @@ class Config(Section, frozen=True):
     runtime: RuntimeHere = RuntimeHere()
     log: Log = Log()
     limits: Limits = Limits()
+    tuning: Tuning = Tuning()
 
 
 def load(path: Path | None = None) -> Config:

@@ -52,7 +52,12 @@ class Daemon:
         limits = config.limits
         self.conversations = Conversations(self.manager, authority, limits.heartbeat)
         self.sessions = Sessions(
-            shelf, storage, limits.memory, self.conversations.failed, limits.heartbeat
+            shelf,
+            storage,
+            limits.memory,
+            self.conversations.failed,
+            limits.heartbeat,
+            config.tuning,
         )
         self.manager.sessions = self.sessions
         self.control = Control(self.manager, self.conversations, authority)

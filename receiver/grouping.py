@@ -32,10 +32,12 @@ class Groups:
 
     Attributes:
         forming: sessions of which a group forms now.
+        fixed: seconds for which each forms, whatever is measured; 0 for none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fixed: float = 0.0) -> None:
         self.forming = 0
+        self.fixed = fixed
 
 
 class Grouping:
@@ -58,7 +60,8 @@ class Grouping:
         """How long a group may form now: the longer, the more sessions there are to be synced, so
         that syncing all of them takes no larger part of the time than syncing one, as far as
         MOST_SECONDS lets it. Where they have different storages, some wait longer than need be."""
-        return min(MOST_SECONDS, self._alone * max(1, self._groups.forming))
+        measured = min(MOST_SECONDS, self._alone * max(1, self._groups.forming))
+        return self._groups.fixed or measured
 
     @contextlib.contextmanager
     def forming(self) -> Iterator[None]:

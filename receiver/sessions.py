@@ -23,6 +23,7 @@ from protocol.local import crash, log
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.limits import BUFFER, HEARTBEAT, SECRET
 from protocol.wire.messages import OpenSession, SessionOpened
+from receiver.config import Tuning
 from receiver.crew import Crew, SessionLane
 from receiver.grouping import Groups
 from receiver.opening import job_to_run, open_disks
@@ -48,9 +49,11 @@ WORKERS_SHARE = 8
 _log = log.get("sessions")
 
 
-def workers_for(cores: int, memory: int) -> int:
-    """Worker threads of a receiver with so many bytes of buffers."""
-    return max(2, min(16, 2 * cores), min(WORKERS_MAX, memory // BUFFER // WORKERS_SHARE))
+def workers_for(cores: int, memory: int, at_a_time: int = 0) -> int:
+    """Worker threads of a receiver with so many bytes of buffers, of which so many serve at a time:
+    twice as many, for a disk may keep some."""
+    least = max(2, min(16, 2 * cores), 2 * at_a_time)
+    return max(least, min(WORKERS_MAX, memory // BUFFER // WORKERS_SHARE))
 
 
 LINE_RATE = 200_000_000
@@ -82,6 +85,7 @@ class Sessions:
             one for each.
         on_failed: called with a session whose disk failed.
         heartbeat: seconds between two signs of life on each data connection.
+        tuning: what an administrator has fixed.
     """
 
     def __init__(
@@ -91,18 +95,21 @@ class Sessions:
         memory: int,
         on_failed: Callable[[Session, Fault], None],
         heartbeat: float = HEARTBEAT,
+        tuning: Tuning | None = None,
     ) -> None:
         cores = os.cpu_count() or 2
-        workers = workers_for(cores, memory)
+        self._tuning = tuning or Tuning()
+        at_a_time = self._tuning.workers or max(2, cores)
+        workers = workers_for(cores, memory, at_a_time)
         self._shelf = shelf
         self._storage = storage
         self._on_failed = on_failed
         self._heartbeat = heartbeat
         self._cores = cores
         self._pool = BufferPool(max(4, memory // BUFFER - workers), BUFFER)
-        self._crew = Crew(ThreadPoolExecutor(workers, "datapath"), workers, max(2, cores))
+        self._crew = Crew(ThreadPoolExecutor(workers, "datapath"), workers, at_a_time)
         self._syncers: Executor = ThreadPoolExecutor(max(4, 2 * cores), "sync")
-        self._groups = Groups()
+        self._groups = Groups(self._tuning.sync)
         self._by_id: dict[str, Session] = {}
         self._by_job: dict[str, Session] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -173,7 +180,8 @@ class Sessions:
                     boot=boot,
                 )
             )
-            wanted = connections_for(self._cores, message.round_trip)
+            suit = connections_for(self._cores, message.round_trip)
+            wanted = self._tuning.connections or suit
             job, connections = opening.job, min(wanted, free)
             session = Session(
                 job.id,

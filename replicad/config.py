@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from protocol.local.config import read
+from protocol.local.config import Reads, read
 from protocol.local.sections import Log, Runtime, Section
 from protocol.local.values import (
     Address,
@@ -20,6 +20,9 @@ from protocol.local.values import (
     Name,
     OptionalListen,
     Paths,
+    auto_or,
+    between,
+    read_extent,
     seconds_up_to,
 )
 from replicad.freeze.watchdog import MOST_SECONDS
@@ -74,6 +77,18 @@ class Tracker(Section, frozen=True):
     enabled: Literal["auto", "off"] = "auto"
 
 
+class Tuning(Section, frozen=True):
+    """``[tuning]``: fixes what follows what is measured unless it is fixed (``"auto"``, here 0).
+
+    ``extent``: bytes of one; ``senders``: that work at once, of those that the receiver offers
+    connections for; ``courtesy``: whether reading steps back where others wait for a disk.
+    """
+
+    extent: Annotated[int, auto_or(Reads(read_extent))] = 0
+    senders: Annotated[int, auto_or(between(1, 64))] = 0
+    courtesy: Literal["auto", "off"] = "auto"
+
+
 class Config(Section, frozen=True):
     """The whole file."""
 
@@ -84,6 +99,7 @@ class Config(Section, frozen=True):
     state: State = State()
     runtime: RuntimeHere = RuntimeHere()
     tracker: Tracker = Tracker()
+    tuning: Tuning = Tuning()
     log: Log = Log()
 
 

@@ -43,6 +43,7 @@ class Processors:
     Args:
         threads: the kernel's numbers of the senders' threads, by index.
         most: how many there are.
+        fixed: how many work, whatever is measured; 0 when it follows that.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Processors:
         threads: Callable[[], Sequence[int]],
         times: Times = processor_times,
         clock: Callable[[], float] = time.monotonic,
+        fixed: int = 0,
     ) -> None:
-        self.concurrency = Concurrency(most)
+        self.concurrency = Concurrency(most, min(fixed, most))
+        self._fixed = fixed > 0
         self._feed = feed
         self._threads = threads
         self._times = times
@@ -71,12 +74,14 @@ class Processors:
     @property
     def because(self) -> str:
         """Why not all of them, in words; '' while all do."""
-        return "" if self._urgent else self.concurrency.because
+        if self._urgent or self.at_work == self.concurrency.most:
+            return ""
+        return "fixed by the configuration" if self._fixed else self.concurrency.because
 
     def begin(self) -> None:
         """There is something to send: look, until :meth:`end`."""
         self._start_anew()
-        if self.concurrency.most > 1 and self._timer is None:
+        if self.concurrency.most > 1 and not self._fixed and self._timer is None:
             self._look()
 
     def end(self) -> None:

@@ -42,6 +42,7 @@ class Snapshot:
     reading: tuple[ReadingView, ...] = ()
     connections: int = 0
     senders: SendersView = field(default_factory=lambda: SendersView(0, ""))
+    extent_fixed: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     misses: int = 0
     reconnects: int = 0
@@ -93,7 +94,7 @@ def job_status(order: JobOrder, report: JobReport, now: Snapshot) -> JobStatus:
         reading=now.reading,
         connections=now.connections,
         senders=now.senders,
-        extent_bytes=extent_for(report.convergence.send_bytes_per_second),
+        extent_bytes=now.extent_fixed or extent_for(report.convergence.send_bytes_per_second),
         sentence=report.sentence,
         convergence=report.convergence,
         error=report.error,

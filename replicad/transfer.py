@@ -28,6 +28,7 @@ from protocol.wire.limits import HANDSHAKE_TIMEOUT, HEARTBEAT
 from protocol.wire.messages import SessionOpened
 from replicad.comparison import COARSE, FINE, differing, differing_granules
 from replicad.compression import Tuner
+from replicad.config import Tuning
 from replicad.courtesy import Courtesy
 from replicad.feed import Feed, Refill, Work
 from replicad.inflight import InFlight, Window
@@ -55,6 +56,7 @@ class Transfer:
         meter: learns how fast is sent.
         heartbeat: seconds between two signs of life on each connection.
         tuner: chooses how hard to compress; keeps what it has learnt over sessions.
+        tuning: what an administrator has fixed.
 
     Attributes:
         acked_bytes: logical bytes that were durably acknowledged in this transfer.
@@ -72,6 +74,7 @@ class Transfer:
         meter: SendMeter | None = None,
         heartbeat: float = HEARTBEAT,
         tuner: Tuner | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._tuner = tuner or Tuner()
@@ -83,15 +86,19 @@ class Transfer:
         self._keys = SessionKeys(opened.secret, bytes.fromhex(opened.session))
         self._disks = {disk.number: disk for disk in disks}
         self.courtesies = {disk.number: Courtesy() for disk in disks}
+        fixed = tuning or Tuning()
+        watched = disks if fixed.courtesy == "auto" else ()
         self._watch = Watch(
-            {(d.path, d.size): self.courtesies[d.number] for d in disks}, lambda: self.read_bytes
+            {(d.path, d.size): self.courtesies[d.number] for d in watched}, lambda: self.read_bytes
         )
         self._pacer = pacer
         self._compress = compress
         self._feed = Feed()
         self._inflight = InFlight(Window(WINDOW_BATCHES, opened.window_bytes))
         self._senders: dict[int, Sender] = {}
-        self.processors = Processors(self._feed, opened.connections, self._threads)
+        self.processors = Processors(
+            self._feed, opened.connections, self._threads, fixed=fixed.senders
+        )
         self._readers: list[link.AnswerReader] = []
         self._sockets: list[object] = []
         self._failed: asyncio.Future[None] = self._loop.create_future()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 from protocol.local.config import Reads
 from protocol.units import parse_duration, parse_rate, parse_size
@@ -172,6 +172,23 @@ def seconds_up_to(most: float) -> Reads:
         return seconds
 
     return Reads(read)
+
+
+def auto_or(reads: Reads) -> Reads:
+    """``"auto"``, which is 0: it follows what is measured; or what ``reads`` reads."""
+
+    def read(value: object) -> Any:
+        return 0 if value == "auto" else reads.reader(value)
+
+    return Reads(read)
+
+
+def read_extent(value: object) -> int:
+    """Bytes of an extent: a power of two from 64 KiB to 1 MiB."""
+    size = read_size(value)
+    if not 64 << 10 <= size <= 1 << 20 or size.bit_count() != 1:
+        raise ValueError(f"must be 64, 128, 256, 512 KiB or 1 MiB, not {size} bytes")
+    return size
 
 
 def between(low: int, high: int, reader: Callable[[object], int] | None = None) -> Reads:

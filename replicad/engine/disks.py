@@ -44,6 +44,7 @@ class DiskSet:
         worker: one thread in which disks are opened and the tracker is drained.
         outlook: learns from each drain how fast is written.
         bell: rung by who makes passes over them.
+        extent: bytes of one, whatever the line; 0 when it follows the line.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class DiskSet:
         worker: Executor,
         outlook: Outlook | None = None,
         bell: Bell | None = None,
+        extent: int = 0,
     ) -> None:
         self.job = job
         self.bell = bell or Bell()
+        self._extent = extent
         self.disks: tuple[JobDisk, ...] = ()
         self.misses = 0
         self._directory = directory
@@ -145,8 +148,8 @@ class DiskSet:
     # --- tracking -----------------------------------------------------------------------------
 
     def extent_bytes(self) -> int:
-        """The size of an extent that suits the line as it is now."""
-        return extent_for(self._outlook.sending.capacity if self._outlook else None)
+        """The size of an extent: the fixed one, or what suits the line as it is now."""
+        return self._extent or extent_for(self._outlook.sending.capacity if self._outlook else None)
 
     @property
     def tracked(self) -> bool:

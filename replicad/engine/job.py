@@ -288,6 +288,7 @@ class JobEngine:
                 self.standing.outlook.sending,
                 link.heartbeat,
                 self.standing.tuner,
+                self._settings.tuning,
             ) as transfer:
                 self._transfer = transfer
                 self.standing.speed.restart()
@@ -340,6 +341,7 @@ class JobEngine:
                 self._drainer,
                 self.standing.outlook,
                 self.standing.bell,
+                self._settings.tuning.extent,
             )
             # Kept at once: also when it is cancelled halfway there is something to close.
             self._disks = disks

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from protocol.errors import (
@@ -37,6 +37,7 @@ from protocol.link.control import ControlLink
 from protocol.local import crash, log
 from protocol.wire.jobs import CheckpointOrder
 from protocol.wire.messages import CheckpointFailed, Commit, Committed
+from replicad.config import Tuning
 from replicad.engine.checkpoint import Checkpointer, Taken
 from replicad.engine.disks import DiskSet
 from replicad.engine.kept import KeptRanges
@@ -101,6 +102,7 @@ class Settings:
     hooks: Path
     disks: tuple[str, ...] = ()
     longest_freeze: float = 60.0
+    tuning: Tuning = field(default_factory=Tuning)
 
     @property
     def frozen_record(self) -> Path:
