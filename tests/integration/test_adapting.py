@@ -22,7 +22,7 @@ def test_extents_are_small_on_a_slow_line_and_groups_follow_the_storage(tmp_path
         until(lambda: (both.status()["job"] or {}).get("extent_bytes") == 64 << 10, what="64 KiB")
         until(lambda: both.show()["sync_seconds"], what="a sync")
         shown = both.show()
-        bounds = max(0.01, min(0.4, 4 * shown["sync_seconds"]))
+        bounds = max(0.03, min(0.4, 4 * shown["sync_seconds"]))
         assert shown["group_seconds"] == pytest.approx(bounds)
         both.receiver.run("job", "set", both.job, "bandwidth=0")
         both.synced()
