@@ -21,11 +21,9 @@ from protocol.local.values import (
     seconds_up_to,
 )
 from protocol.wire.limits import HEARTBEAT, HEARTBEAT_MAX
+from receiver.grouping import MOST_SECONDS
 
 DEFAULT_PATH: Final = Path("/etc/receiver/receiver.toml")
-
-SYNC_MOST: Final = 0.4
-"""Seconds: longer, and the source's window is not answered in time."""
 
 
 class ListenOn(Section, frozen=True):
@@ -73,7 +71,7 @@ class Tuning(Section, frozen=True):
 
     connections: Annotated[int, auto_or(between(1, 16))] = 0
     workers: Annotated[int, auto_or(between(1, 32))] = 0
-    sync: Annotated[float, auto_or(seconds_up_to(SYNC_MOST))] = 0.0
+    sync: Annotated[float, auto_or(seconds_up_to(MOST_SECONDS))] = 0.0
 
 
 class Config(Section, frozen=True):

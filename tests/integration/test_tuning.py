@@ -15,19 +15,6 @@ from tests.support.pair import Pair, pair, same_content, until
 SIZE = 24 << 20
 
 
-def threads(pid: int, prefix: str) -> list[Path]:
-    """The threads of a process whose names begin so."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            name = (task / "comm").read_text()
-        except OSError:  # it has ended meanwhile
-            continue
-        if name.startswith(prefix):
-            found.append(task)
-    return found
-
-
 def fix(both: Pair) -> None:
     with both.source.config.open("a") as config:
         config.write('[tuning]\nextent = "64 KiB"\nsenders = 2\ncourtesy = "off"\n')
@@ -47,7 +34,6 @@ def test_both_daemons_do_as_they_are_told(tmp_path: Path) -> None:
         assert job["connections"] == 3
         assert job["senders"] == {"at_work": 2, "because": "fixed by the configuration"}
         assert job["extent_bytes"] == 64 << 10
-        assert not threads(both.source.pid, "latency")
         # Groups form for so long although a sync takes next to nothing here.
         until(lambda: both.show()["group_seconds"] == 0.4, what="the group")
         both.receiver.run("job", "set", both.job, "bandwidth=0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -130,19 +130,14 @@ def test_an_order_is_answered_at_once(tell: Callable[..., Told]) -> None:
     async def order(daemon: Daemon) -> None:
         daemon.engine.standing.state = "syncing"
         await asyncio.sleep(2 * NEWS_SECONDS)
-        async for message in one_order():
-            daemon._obeyed = True
-            daemon.engine.obey(message)
+        daemon._obeyed = True
+        daemon.engine.obey(RUN)
         ordered.append(time.monotonic())
         await asyncio.sleep(2 * NEWS_SECONDS)
 
     told = tell(order, obeyed=False)
     assert [type(said) for _, said in told.sent] == [Inventory, JobReport]
     assert 0 <= told.reports[0][0] - ordered[0] < NEWS_SECONDS / 2
-
-
-async def one_order() -> AsyncIterator[JobOrder]:
-    yield RUN
 
 
 def test_disks_are_looked_at_again_at_once_after_an_error(

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -18,8 +18,12 @@ from protocol.errors import INTERNAL, PROTOCOL, Fault
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.frames import Ack, Data, Diff, Digests, Frame
 from replicad.bell import Bell
+from replicad.config import Tuning
+from replicad.engine.disks import DiskSet
 from replicad.engine.passes import JobSweep, run_pass
 from replicad.feed import Work
+from replicad.tracker import NoTracker
+from replicad.transfer import Transfer
 from tests.support.copying import GRANULE, Bench, Receiver, bench
 
 pytestmark = pytest.mark.timeout(120)
@@ -148,6 +152,28 @@ def test_a_pass_says_that_it_is_broken_off() -> None:
                 await run_pass(transfer, made.disks)
         assert bell.rung == [("full", 0), ("idle", 0)]
         transfer.release()
+
+    in_bench(case)
+
+
+@pytest.mark.parametrize(("courtesy", "watched"), [("auto", 1), ("off", 0)])
+def test_a_disk_is_read_with_courtesy_unless_that_is_switched_off(
+    courtesy: Literal["auto", "off"], watched: int
+) -> None:
+    async def case(made: Bench) -> None:
+        opened, disks = made.receiver.open(), made.disks.disks
+        tuning = Tuning(courtesy=courtesy)
+        transfer = Transfer("127.0.0.1", opened, disks, made.pacer, "auto", tuning=tuning)
+        assert len(transfer._watch._disks) == watched
+
+    in_bench(case)
+
+
+def test_extents_are_as_large_as_is_told() -> None:
+    async def case(made: Bench) -> None:
+        assert made.disks.extent_bytes() == 1 << 20
+        fixed = DiskSet("j", made.path.parent, NoTracker("not here"), made.worker, extent=64 << 10)
+        assert fixed.extent_bytes() == 64 << 10
 
     in_bench(case)
 
