@@ -4,10 +4,13 @@ A test marked `root` makes block devices, mounts and BPF programs. Without root 
 the summary says so. Where `REPLICAD_REQUIRE_ROOT_TESTS=1` such a skip is a failure, whoever asked
 for it: this file, the test itself, or a module that skipped itself whole. Otherwise a machine that
 lacks something would look like a machine on which everything passed.
+
+A test that hangs fails after its timeout. Where even that hangs, the process says where, and goes.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,10 @@ from hypothesis import HealthCheck, Phase, settings
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+
+TEARDOWN_SECONDS = 300.0
+"""After a failure pytest and pytest-timeout both stop their clocks; a fixture may then wait for
+ever for what the failed test left running."""
 
 ROOT_REQUIRED = os.environ.get("REPLICAD_REQUIRE_ROOT_TESTS") == "1"
 
@@ -40,6 +47,8 @@ settings.register_profile(
     database=None,
     phases=(Phase.explicit, Phase.generate),
 )
+STDERR = pytest.StashKey[int]()
+
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
@@ -58,6 +67,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a root test for whoever is not root."""
     if item.get_closest_marker("root") is not None and os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps the real stderr, for later tests have another."""
+    config.stash[STDERR] = os.dup(2)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """A teardown that hangs ends the process, with the stacks of all threads on stderr."""
+    faulthandler.dump_traceback_later(TEARDOWN_SECONDS, exit=True, file=item.config.stash[STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _reason(longrepr: object) -> str:

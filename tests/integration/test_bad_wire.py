@@ -12,7 +12,7 @@ import pytest
 from tests.support.plans import KINDS, plan
 from tests.support.storm import storm
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(900)]
 
 SEEDS = range(30)
 

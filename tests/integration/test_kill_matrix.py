@@ -27,7 +27,7 @@ from tests.support.deaths import (
 )
 from tests.support.lives import Lives
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(900)]
 
 EVERY = 3
 """Of the steps that a running job passes: there are more than ninety."""

@@ -20,7 +20,7 @@ from tests.properties import quiet
 from tests.properties.network import Cable
 from tests.properties.wholeway import WholeWay
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(600)
 
 # Places where words, compare blocks, batches and the disk's end meet.
 PLACES = st.sampled_from([0, 1, 2, 3, 15, 16, 17, 62, 63, 64, 65, 69])

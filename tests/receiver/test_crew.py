@@ -31,16 +31,29 @@ def compute(seconds: float) -> None:
         pass
 
 
-class Busy:
+class Endless:
+    """Work that goes on until it is told to end, or until its test, which may have failed, must be
+    over: whoever waits for the threads would wait for ever."""
+
+    def __init__(self) -> None:
+        self.ending = False
+        self._until = time.monotonic() + 3 * PATIENCE
+
+    @property
+    def goes_on(self) -> bool:
+        return not self.ending and time.monotonic() < self._until
+
+
+class Busy(Endless):
     """Always has more to do, in steps that take so long."""
 
     def __init__(self, seconds: float = QUANTUM_SECONDS / 4) -> None:
+        super().__init__()
         self.seconds = seconds
         self.steps = 0
-        self.ending = False
 
     def __call__(self, service: Service) -> bool:
-        while not self.ending:
+        while self.goes_on:
             service.frame_begins()
             compute(self.seconds)
             service.frame_ended()
@@ -184,16 +197,16 @@ def test_a_disk_that_keeps_a_thread_does_not_keep_the_others(threads: ThreadPool
     asyncio.run(serve())
 
 
-class Slow:
+class Slow(Endless):
     """Frames that take some milliseconds of its disk, and no processor."""
 
     def __init__(self, seconds: float) -> None:
+        super().__init__()
         self.seconds = seconds
         self.frames = 0
-        self.ending = False
 
     def __call__(self, service: Service) -> bool:
-        while not self.ending:
+        while self.goes_on:
             service.frame_begins()
             time.sleep(self.seconds)
             service.frame_ended()

@@ -67,20 +67,24 @@ def test_nobody_looks_while_nobody_waits(
     looks = Looks(monkeypatch)
 
     async def serve() -> None:
-        crew, busy, disk = Crew(threads, MOST, 2), Busy(), Disk()
-        ended = SessionLane(crew).serve(busy), SessionLane(crew).serve(disk)
-        await reached(disk)
+        crew, busy, disks = Crew(threads, MOST, 2), Busy(), (Disk(), Disk())
+        counted, kept = SessionLane(crew).serve(busy), SessionLane(crew).serve(disks[0])
+        await reached(disks[0])
         await asyncio.sleep(10 * KEPT_SECONDS)
         assert looks.count == 0
-        # It does when somebody comes, and has found the kept one then.
+        busy.ending = True
+        await asyncio.wait_for(counted, PATIENCE)
+        both = kept, SessionLane(crew).serve(disks[1])
+        await reached(disks[1])
+        # It does when somebody comes whom only a look can find a place, for both are kept.
         await asyncio.wait_for(SessionLane(crew).serve(quick), PATIENCE)
         assert looks.count > 0
         await asyncio.sleep(KEPT_SECONDS)
         before = looks.count
         await asyncio.sleep(10 * KEPT_SECONDS)
         assert looks.count == before
-        busy.ending = True
-        disk.free.set()
-        await asyncio.wait_for(asyncio.gather(*ended), PATIENCE)
+        for disk in disks:
+            disk.free.set()
+        await asyncio.wait_for(asyncio.gather(*both), PATIENCE)
 
     asyncio.run(serve())

@@ -16,6 +16,7 @@ from protocol.wire.frames import Ping, Ready
 from protocol.wire.messages import OpenDisk, OpenSession
 from receiver.crew import Crew, Service, SessionLane
 from receiver.session import Session
+from tests.receiver.test_crew import Endless
 from tests.support.datalink import GRANULE, Harness, Link
 from tests.support.office import SIZE, office
 
@@ -147,15 +148,12 @@ def test_too_many_pings_wait_without_a_place() -> None:
     run(work)
 
 
-class Stuck:
+class Stuck(Endless):
     """Work that takes until the test has seen enough."""
-
-    def __init__(self) -> None:
-        self.over = False
 
     def __call__(self, service: Service) -> bool:
         service.frame_begins()
-        while not self.over:
+        while self.goes_on:
             time.sleep(0.01)
         service.frame_ended()
         return False
@@ -173,7 +171,7 @@ def test_a_fence_does_not_wait_for_a_thread() -> None:
         await eventually(lambda: harness.crew.waiting == 1)
         async with asyncio.timeout(5):
             await session.close()
-        stuck.over = True
+        stuck.ending = True
         await asyncio.gather(*others)
         assert harness.disks[0].written == set()
         assert harness.groups.forming == 0
