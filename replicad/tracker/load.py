@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -132,7 +133,10 @@ def _or_release(held: int, step: Callable[[], T]) -> T:
 
 
 def adopt(library: Libbpf, directory: Path, held: int) -> Attached | None:
-    """Opens pins of this layout; None if they are of another one or incomplete."""
+    """Opens pins of this layout; None if they are of another one or incomplete.
+
+    Raises LibbpfError when one cannot be opened.
+    """
     meta = pins.read_meta(library, directory)
     if meta is None or meta.layout != LAYOUT:
         return None
@@ -146,23 +150,30 @@ def adopt(library: Libbpf, directory: Path, held: int) -> Attached | None:
     if "" in chosen or not all((directory / name).exists() for name in (*needed, *VALUE_SIZES)):
         return None
     waiting = [n for n in bio_programs(chosen) if not (directory / f"link_{n}").exists()]
-    maps = {name: library.get(directory / name) for name in VALUE_SIZES}
-    if any(library.map_shape(fd)[0] != VALUE_SIZES[name] for name, fd in maps.items()) or (
-        waiting and _tracks_bio_based_disks(library, maps["state"])
-    ):
-        for fd in maps.values():
-            os.close(fd)
-        return None
-    return Attached(
-        maps,
-        [library.get(directory / f"prog_{name}") for name in chosen],
-        bytes(meta.instance),
-        bytes(meta.object),
-        held,
-        adopted=True,
-        directory=directory,
-        waiting={name: library.get(directory / f"prog_{name}") for name in waiting},
-    )
+    with contextlib.ExitStack() as opened:  # what is open is closed again, unless it is handed over
+
+        def get(name: str) -> int:
+            fd = library.get(directory / name)
+            opened.callback(os.close, fd)
+            return fd
+
+        maps = {name: get(name) for name in VALUE_SIZES}
+        if any(library.map_shape(fd)[0] != VALUE_SIZES[name] for name, fd in maps.items()) or (
+            waiting and _tracks_bio_based_disks(library, maps["state"])
+        ):
+            return None
+        attached = Attached(
+            maps,
+            [get(f"prog_{name}") for name in chosen],
+            bytes(meta.instance),
+            bytes(meta.object),
+            held,
+            adopted=True,
+            directory=directory,
+            waiting={name: get(f"prog_{name}") for name in waiting},
+        )
+        opened.pop_all()
+        return attached
 
 
 def _tracks_bio_based_disks(library: Libbpf, fd: int) -> bool:

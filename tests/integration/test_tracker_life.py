@@ -189,6 +189,26 @@ def test_incomplete_pins_are_replaced(tmp_path: Path, missing: str) -> None:
         assert not second.adopted
 
 
+def test_pins_that_cannot_be_opened_leave_nothing_open(tmp_path: Path) -> None:
+    """Neither those that could be opened before it: what is open stays in the kernel."""
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    pins = pin_directory(runtime)
+    EbpfTracker.open(pins, runtime).close()
+    program = pins / "prog_rq_complete_0"
+    kept = pins / "kept"
+    program.rename(kept)
+    program.mkdir()  # a name of which nothing can be got
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(TrackerUnavailable, match=program.name):
+        EbpfTracker.open(pins, runtime)
+    assert set(os.listdir("/proc/self/fd")) == before
+    program.rmdir()
+    kept.rename(program)
+    with tracker_at(runtime) as second:
+        assert second.adopted
+
+
 def links(runtime: Path) -> set[str]:
     return {pin.name.removeprefix("link_") for pin in pin_directory(runtime).glob("link_*")}
 
