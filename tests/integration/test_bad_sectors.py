@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.baddisk import attached, bad_disk
-from tests.support.loops import MIB, loop_device, mounted
+from tests.support.loops import MIB, flush, loop_device, mounted
 from tests.support.pair import Pair, pair, same_content, until
 from tests.support.serving import fails
 
@@ -160,7 +160,7 @@ def test_the_first_error_comes_while_frozen(tmp_path: Path) -> None:
         pair([device]) as both,
     ):
         (where / "file").write_bytes(os.urandom(4 * MIB))
-        os.sync()
+        flush(where)
         both.create("--freeze-budget", "20s")
         both.synced()
         ready, go = both.directory / "ready", both.directory / "go"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.line import RECEIVER, Line
 from tests.support.load import written_bytes
-from tests.support.loops import MIB, loop_device, mounted
+from tests.support.loops import MIB, flush, loop_device, mounted
 from tests.support.pair import Pair, busy_writer, pair, same_content, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -37,7 +37,7 @@ def test_cut_again_and_again_in_full_and_delta_passes(tmp_path: Path) -> None:
         lines(both) as (control, data),
     ):
         (where / "ballast").write_bytes(os.urandom(64 * MIB))
-        os.sync()
+        flush(where)
         start = written_bytes(device)
         both.start()
         reference = both.directory / "reference.img"

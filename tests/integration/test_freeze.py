@@ -296,7 +296,7 @@ def test_the_watchdog_runs_from_the_frozen_filesystem(
     monkeypatch.setattr(guardian_module, "INTERPRETER", (str(interpreter), "-I", "-S", "-B"))
     monkeypatch.setattr(guardian_module, "WATCHDOG", str(point / "watchdog.py"))
     # Nothing of it is in the page cache when it starts.
-    run("sync")
+    run("sync", "--file-system", str(point))
     Path("/proc/sys/vm/drop_caches").write_text("3")
     with Writer(point) as writer:
         with prepared(mounts_to_freeze([device])) as freezer:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.loops import MIB, loop_device, run
+from tests.support.loops import MIB, flush, loop_device, run
 from tests.support.pair import Pair, pair, same_content, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -40,7 +39,7 @@ def taken_up(both: Pair, since: str) -> dict[str, Any]:
 
 def exact(both: Pair, image: Path) -> None:
     both.checkpoint("--hold")
-    os.sync()
+    flush(image)
     assert same_content(both.intermediate(), image)
     both.resume()
 

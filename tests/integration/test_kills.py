@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.load import bpftrace_beside, written_bytes
-from tests.support.loops import MIB, loop_device, mounted
+from tests.support.loops import MIB, flush, loop_device, mounted
 from tests.support.pair import BIN, Pair, busy_writer, pair, same_content, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
@@ -89,7 +89,7 @@ def scene(tmp_path: Path, kind: str) -> Iterator[Scene]:
         pair([device]) as both,
     ):
         (where / "ballast").write_bytes(os.urandom(BALLAST))
-        os.sync()
+        flush(where)
         yield Scene(both, device, image, where)
 
 

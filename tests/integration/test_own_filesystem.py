@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.loops import MIB, loop_device, mounted
+from tests.support.loops import MIB, flush, loop_device, mounted
 from tests.support.pair import Pair, Process, busy_writer, pair, same_content, until
 from tests.support.stall import Observer
 
@@ -125,7 +125,7 @@ def own(both: Pair, where: Path) -> Own:
 
 def forget(where: Path) -> None:
     """Have the page cache drop the files of a filesystem, and nobody else's."""
-    os.sync()
+    flush(where)
     for path in where.rglob("*"):
         if path.is_file():
             fd = os.open(path, os.O_RDONLY)
@@ -158,7 +158,7 @@ def test_its_own_disk(tmp_path: Path) -> None:
         reference = both.directory / "reference.img"
         both.keep_reference(image, reference)
         with busy_writer(where, "10M"), Observer(where) as observer:
-            os.sync()
+            flush(where)
             Path("/proc/sys/vm/drop_caches").write_text("3")
             assert both.checkpoint("--hold")["frozen_seconds"] < 8.0
             assert same_content(both.intermediate(), reference)

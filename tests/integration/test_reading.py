@@ -9,7 +9,7 @@ import pytest
 
 from protocol.link.buffers import Buffer
 from replicad.reader import DiskReader
-from tests.support.loops import MIB, loop_device, mounted
+from tests.support.loops import MIB, flush, loop_device, mounted
 
 pytestmark = pytest.mark.root
 SIZE = 32 * MIB
@@ -25,7 +25,7 @@ def test_what_a_filesystem_wrote_is_read_although_it_was_read_before(tmp_path: P
         try:
             reader.read([(0, SIZE)], into.view)
             (mount / "file").write_bytes(os.urandom(4 * MIB))
-            os.sync()
+            flush(mount)
             reader.read([(0, SIZE)], into.view)
             held = image.read_bytes()
             differ = [

@@ -21,7 +21,7 @@ from protocol.identity import RECEIVER_NAME, load_identity
 from protocol.wire.data import HELLO_SIZE
 from tests.integration.test_cuts import lines
 from tests.support.line import RECEIVER
-from tests.support.loops import MIB, loop_device, mounted
+from tests.support.loops import MIB, flush, loop_device, mounted
 from tests.support.pair import Pair, pair, same_content, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -121,7 +121,7 @@ def test_strangers_do_not_disturb_a_sync(tmp_path: Path) -> None:
         contextlib.ExitStack() as open_sockets,
     ):
         (where / "before").write_bytes(os.urandom(64 * MIB))
-        os.sync()
+        flush(where)
         both.start()
         reference = both.directory / "reference.img"
         both.keep_reference(image, reference)
@@ -135,7 +135,7 @@ def test_strangers_do_not_disturb_a_sync(tmp_path: Path) -> None:
         before = [resident(pid) for pid in pids]
         refused = both.metrics("receiver")["receiver_refused_connections_total"]
         (where / "during").write_bytes(os.urandom(48 * MIB))
-        os.sync()
+        flush(where)
 
         say_random(both, chosen)
         for sock in [*half_handshakes(both), *half_hellos(both), *silent(both)]:

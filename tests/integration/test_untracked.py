@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.loops import MIB, loop_device, mounted
+from tests.support.loops import MIB, flush, loop_device, mounted
 from tests.support.pair import Pair, pair, same_content
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -44,7 +44,7 @@ def test_a_mounted_disk_with_the_tracker_switched_off(tmp_path: Path) -> None:
     ):
         file = where / "database"
         file.write_bytes(chosen.randbytes(64 * MIB))
-        os.sync()
+        flush(where)
         reference = both.directory / "reference.img"
         both.keep_reference(image, reference)
         assert "switched off" in both.status()["tracker"]["sentence"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.loops import MIB, loop_device, mounted
+from tests.support.loops import MIB, flush, loop_device, mounted
 from tests.support.pair import BIN, Pair, busy_writer, pair, same_content, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
@@ -80,7 +80,7 @@ def loaded(kind: str, tmp_path: Path) -> Iterator[tuple[Pair, Path, bytes]]:
         mounted(device, tmp_path / "mnt", kind) as where,
     ):
         (where / "noise").write_bytes(noise)
-        os.sync()
+        flush(where)
         with busy_writer(where), pair([device]) as both:
             both.create("--freeze-budget", "30s")
             both.synced()
@@ -147,7 +147,7 @@ def on_a_medium(tmp_path: Path) -> Iterator[tuple[Pair, Path, bytes]]:
         mounted(below, both.storage, "ext4"),
     ):
         Path(device).write_bytes(content)
-        os.sync()
+        flush(device)
         try:
             both.start()
             both.create()
@@ -158,9 +158,9 @@ def on_a_medium(tmp_path: Path) -> Iterator[tuple[Pair, Path, bytes]]:
             both.receiver.kill()
 
 
-def rot(medium: Path, content: bytes, offset: int) -> None:
+def rot(storage: Path, medium: Path, content: bytes, offset: int) -> None:
     """Flip a bit below the receiver's filesystem, where its page cache does not see it."""
-    os.sync()
+    flush(storage)
     place = medium.read_bytes().find(content[offset : offset + 512])
     assert place >= 0
     with medium.open("r+b") as file:
@@ -173,7 +173,7 @@ def test_rot_below_the_page_cache_is_found_whoever_is_killed(tmp_path: Path) -> 
     with on_a_medium(tmp_path) as (both, medium, content):
         copy = both.intermediate()
         assert copy.read_bytes() == content, "and now all of it is in the page cache"
-        rot(medium, content, 60 * MIB)
+        rot(both.storage, medium, content, 60 * MIB)
         assert copy.read_bytes() == content, "the page cache hides it"
         both.receiver.run("job", "set", both.job, "bandwidth=1kB")
         asked = both.receiver.run("job", "verify", both.job)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.replicad.tracker.devices import Direct
-from tests.support.loops import MIB, loop_device, mounted
+from tests.support.loops import MIB, flush, loop_device, mounted
 from tests.support.pair import Pair, pair, same_content, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -71,7 +71,7 @@ def test_scattered_blocks_of_a_file_on_ext4(tmp_path: Path) -> None:
     ):
         file = where / "database"
         file.write_bytes(chosen.randbytes(64 * MIB))
-        os.sync()
+        flush(where)
         both.create("--freeze-budget", "30s")
         both.synced()
         before = both.checkpoint("--hold") and both.show()
@@ -79,7 +79,7 @@ def test_scattered_blocks_of_a_file_on_ext4(tmp_path: Path) -> None:
             for block in chosen.sample(range(64 * MIB // BLOCK), 2500):
                 os.pwrite(database.fileno(), chosen.randbytes(BLOCK), block * BLOCK)
             os.fsync(database.fileno())
-        os.sync()
+        flush(where)
         changed = differing_blocks(both.intermediate(), image) * BLOCK
         assert changed >= 2500 * BLOCK
         both.resume()

@@ -26,7 +26,7 @@ from replicad.dirtymap.bitmap import PAGE_WORDS, page_count
 from replicad.dirtymap.header import HEADER_BYTES, MapRefusedError, decode_newest
 from tests.support.frozen import is_frozen
 from tests.support.load import written_bytes
-from tests.support.loops import MIB, loop_device, mounted
+from tests.support.loops import MIB, flush, loop_device, mounted
 from tests.support.pair import Pair, Process, busy_writer, pair, same_content, until
 
 Side = Literal["source", "receiver"]
@@ -252,7 +252,7 @@ def arena(
         # Last in, first out: nobody holds a mount when it is taken away.
         stack.callback(both.receiver.kill)
         stack.callback(both.source.kill)
-        os.sync()
         for where in (each[2] for each in disks.values()):
+            flush(where)
             stack.enter_context(busy_writer(where, RATE))
         yield Arena(both, disks, both.directory)

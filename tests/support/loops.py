@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,6 +28,20 @@ def run(*command: str | Path) -> str:
     if done.returncode != 0:
         raise AssertionError(f"{command}: {done.stderr.strip()}")
     return done.stdout.strip()
+
+
+def flush(written: str | Path) -> None:
+    """What was written is on the disk: of the filesystem of a directory, of a block device, or of
+    the loop devices over an image. Not ``os.sync()``: that waits for what all others have written,
+    on a slow disk for minutes."""
+    if os.path.isfile(written):
+        devices = run("losetup", "--associated", written, "--noheadings", "--output", "NAME")
+        for device in devices.split():
+            run("sync", device)
+    elif os.path.isdir(written):
+        run("sync", "--file-system", written)
+    else:
+        run("sync", written)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.loops import MIB, loop_device
+from tests.support.loops import MIB, flush, loop_device
 from tests.support.pair import Pair, pair, same_content, until
 
 SIZE = 48 * MIB
@@ -59,7 +59,7 @@ class Recovering:
     def exact(self) -> None:
         """A checkpoint is taken and the copy is, byte for byte, the disk."""
         self.both.checkpoint("--hold")
-        os.sync()
+        flush(self.device)
         assert same_content(self.both.intermediate(), self.image)
         self.both.resume()
 
