@@ -70,8 +70,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps the real stderr, for later tests have another."""
+    """Keeps the real stderr, for later tests have another, and says what fails when it fails."""
     config.stash[STDERR] = os.dup(2)
+    config.pluginmanager.register(SaysAtOnce(config))
+
+
+class SaysAtOnce:
+    """Names a failed test at once: of a run that is ended from outside nothing else is known."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._plugins = config.pluginmanager
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._plugins.get_plugin("terminalreporter")  # no worker of xdist has one
+        if report.failed and terminal is not None:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            reason = (crash.message if crash else str(report.longrepr)).partition("\n")[0]
+            terminal.write_line(f" {report.nodeid}, {report.when}: {reason}")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -377,12 +377,11 @@ def busy_writer(where: Path, rate: str = "10M") -> Iterator[None]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    script = (
-        "i=0; while :; do i=$((i+1)); head -c 200000 /dev/urandom > f$((i % 7));"
-        " mv f$((i % 7)) g$((i % 5)) 2>/dev/null; rm -f g$(((i + 2) % 5));"
-        " [ $((i % 10)) = 0 ] && sync -f .; sleep 0.02; done"
+    churn = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(Path(__file__).with_name("churn.py"))],
+        cwd=where,
+        start_new_session=True,
     )
-    churn = subprocess.Popen(["sh", "-c", script], cwd=where, start_new_session=True)
     try:
         yield
     finally:
