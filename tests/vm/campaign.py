@@ -67,8 +67,8 @@ EVERYTHING: tuple[Check, ...] = (
 )
 """What ``./run test-vm`` does."""
 BRIEF_CHECKS: tuple[Check, ...] = (
-    Check("disks", (f"{GUEST}/check_tracker.py -k of_several_disks",), 900, tracked=True),
-    Check("replication", (f"{GUEST}/check_replication.py -k 'check_says or two'",), 900),
+    Check("disks", (f"{GUEST}/check_tracker.py -k of_several_disks",), 1200, tracked=True),
+    Check("replication", (f"{GUEST}/check_replication.py -k 'check_says or two'",), 1200),
 )
 """What an ordinary test run does, on one kernel, in a machine with one CPU."""
 BRIEF_KERNEL = "6.1"

@@ -11,7 +11,7 @@ from tests.vm.mirror import NoMirror
 @pytest.mark.root
 @pytest.mark.vm
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_replication_on_another_kernel() -> None:
     which = images.KERNELS[campaign.BRIEF_KERNEL]
     try:
