@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TEARDOWN_SECONDS = 300.0
 """After a failure pytest and pytest-timeout both stop their clocks; a fixture may then wait for
 ever for what the failed test left running."""
+STDERR = pytest.StashKey[int]()
 
 ROOT_REQUIRED = os.environ.get("REPLICAD_REQUIRE_ROOT_TESTS") == "1"
 
@@ -47,8 +48,6 @@ settings.register_profile(
     database=None,
     phases=(Phase.explicit, Phase.generate),
 )
-STDERR = pytest.StashKey[int]()
-
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 

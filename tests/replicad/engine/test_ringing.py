@@ -6,12 +6,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import pytest
-
 from protocol.wire.jobs import CheckpointOrder
-from replicad.engine import checkpoint
 from replicad.engine.standing import News
-from tests.replicad.engine.test_job import World, play
+from tests.replicad.engine.test_job import World, nothing_mounted, play
+
+__all__ = ["nothing_mounted"]
 
 LOOKS_SECONDS = 0.001
 TURNS = 5
@@ -45,12 +44,6 @@ class Listener:
             await asyncio.sleep(LOOKS_SECONDS)
 
 
-@pytest.fixture(autouse=True)
-def nothing_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicad.engine.disks.mounts_to_freeze", lambda _: ())
-    monkeypatch.setattr(checkpoint, "mounts_to_freeze", lambda _: ())
-
-
 def test_what_is_news_has_rung() -> None:
     async def case(world: World) -> None:
         listener = Listener(world)
@@ -64,7 +57,6 @@ def test_what_is_news_has_rung() -> None:
         await world.until(lambda: world.report.reconnects == 1)
         world.order("pause", state="paused")
         await world.state("paused")
-        # Another engine takes the disks up again: what it finds is news, too.
         world.order("run")
         await world.synced()
         world.order("stop", state="finished")
