@@ -234,6 +234,7 @@ class SendersView(View, frozen=True):
 class JobStatus(View, frozen=True):
     """The job as the source sees it: a JobReport in the words of ``status``. ``connections``: data
     connections of the present session, more on a long line; 0 while there is none.
+    ``cipher``: what seals the frames of the present session, '' while there is none.
     ``extent_bytes``: the largest extent that is sent at once, smaller on a slow line."""
 
     id: str
@@ -250,6 +251,7 @@ class JobStatus(View, frozen=True):
     reading: tuple[ReadingView, ...]
     connections: int
     senders: SendersView
+    cipher: str
     extent_bytes: int
     sentence: str
     convergence: Convergence

@@ -6,7 +6,7 @@ Every key has a default, so an absent file is a valid configuration.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from protocol.local.config import read
 from protocol.local.sections import Log, Runtime, Section
@@ -66,12 +66,14 @@ class Tuning(Section, frozen=True):
     """``[tuning]``: fixes what follows what is measured unless it is fixed (``"auto"``, here 0).
 
     ``connections``: data connections of each session; ``workers``: threads that serve sessions
-    at a time, while no disk keeps them; ``sync``: seconds for which a group of writes forms.
+    at a time, while no disk keeps them; ``sync``: seconds for which a group of writes forms;
+    ``cipher``: the only one that is taken, otherwise the one that a source likes best.
     """
 
     connections: Annotated[int, auto_or(between(1, 16))] = 0
     workers: Annotated[int, auto_or(between(1, 32))] = 0
     sync: Annotated[float, auto_or(seconds_up_to(MOST_SECONDS))] = 0.0
+    cipher: Literal["auto", "aes-256-gcm", "aegis-256x2"] = "auto"
 
 
 class Config(Section, frozen=True):

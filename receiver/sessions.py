@@ -20,6 +20,7 @@ from pathlib import Path
 from protocol.errors import TOO_MANY, Fault
 from protocol.link.buffers import BufferPool
 from protocol.local import crash, log
+from protocol.wire.ciphers import choose
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.limits import BUFFER, HEARTBEAT, SECRET
 from protocol.wire.messages import OpenSession, SessionOpened
@@ -160,6 +161,7 @@ class Sessions:
         """
         # First of all, so that a lock is never made for a name that a peer thought up.
         await self._shelf.do(lambda catalog: job_to_run(catalog, source, message.job))
+        cipher = choose(message.ciphers, self._tuning.cipher)
         async with self._locks[message.job]:
             crash.here("session.opening")
             await self._close(message.job)
@@ -168,7 +170,7 @@ class Sessions:
             if free < 1:
                 raise TOO_MANY.fault(what="all receive buffers are in use ([limits] memory)")
             secret, identity = secrets.token_bytes(SECRET), secrets.token_bytes(16)
-            keys = SessionKeys(secret, identity)
+            keys = SessionKeys(secret, identity, cipher)
             opening = await self._shelf.do(
                 lambda catalog: open_disks(
                     catalog,
@@ -210,6 +212,7 @@ class Sessions:
                 connections=connections,
                 window_bytes=WINDOW_BYTES,
                 last_boot=opening.last_boot,
+                cipher=cipher,
             )
 
     @contextlib.asynccontextmanager

@@ -81,12 +81,14 @@ class Tuning(Section, frozen=True):
     """``[tuning]``: fixes what follows what is measured unless it is fixed (``"auto"``, here 0).
 
     ``extent``: bytes of one; ``senders``: that work at once, of those that the receiver offers
-    connections for; ``courtesy``: whether reading steps back where others wait for a disk.
+    connections for; ``courtesy``: whether reading steps back where others wait for a disk;
+    ``cipher``: what seals frames, the fastest here unless it is fixed.
     """
 
     extent: Annotated[int, auto_or(Reads(read_extent))] = 0
     senders: Annotated[int, auto_or(between(1, 64))] = 0
     courtesy: Literal["auto", "off"] = "auto"
+    cipher: Literal["auto", "aes-256-gcm", "aegis-256x2"] = "auto"
 
 
 class Config(Section, frozen=True):

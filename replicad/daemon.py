@@ -249,9 +249,7 @@ class Daemon:
             compression=compression_view(
                 self.engine.order.compress, self.engine.standing.tuner.choice
             ),
-            reading=self.engine.reading(),
-            connections=self.engine.connections,
-            senders=self.engine.senders(),
+            sending=self.engine.sending(),
             extent_fixed=self._config.tuning.extent,
             errors=dict(self._errors + self.engine.standing.errors),
             misses=report.tracker_misses if report else 0,

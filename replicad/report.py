@@ -30,6 +30,17 @@ from replicad.planner import extent_for
 from replicad.verification import Tally
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How the present session sends; as it stands here when there is none. See
+    :class:`~protocol.views.JobStatus`."""
+
+    connections: int = 0
+    senders: SendersView = field(default_factory=lambda: SendersView(0, ""))
+    cipher: str = ""
+    reading: tuple[ReadingView, ...] = ()
+
+
 @dataclass(slots=True)
 class Snapshot:
     """The daemon at one moment; replaced as a whole, so a scrape's thread may read it."""
@@ -39,9 +50,7 @@ class Snapshot:
     frozen: Sequence[float] = ()
     verified: Tally = field(default_factory=Tally)
     compression: CompressionView = field(default_factory=lambda: compression_view("auto", Choice()))
-    reading: tuple[ReadingView, ...] = ()
-    connections: int = 0
-    senders: SendersView = field(default_factory=lambda: SendersView(0, ""))
+    sending: Sending = field(default_factory=Sending)
     extent_fixed: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     misses: int = 0
@@ -91,9 +100,10 @@ def job_status(order: JobOrder, report: JobReport, now: Snapshot) -> JobStatus:
         lag_seconds=report.lag_seconds,
         bandwidth=order.bandwidth,
         compression=now.compression,
-        reading=now.reading,
-        connections=now.connections,
-        senders=now.senders,
+        reading=now.sending.reading,
+        connections=now.sending.connections,
+        senders=now.sending.senders,
+        cipher=now.sending.cipher,
         extent_bytes=now.extent_fixed or extent_for(report.convergence.send_bytes_per_second),
         sentence=report.sentence,
         convergence=report.convergence,
@@ -151,7 +161,7 @@ def metrics(now: Snapshot) -> Iterable[Metric]:
         "Share of the time that a disk may be read; below 1 where others would wait for it.",
         labels=["disk"],
     )
-    for disk in now.reading:
+    for disk in now.sending.reading:
         share.add_metric([disk.path], disk.share)
     yield share
     errors = CounterMetricFamily(

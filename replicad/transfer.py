@@ -22,6 +22,7 @@ from protocol.errors import CONNECTION_LOST, INTERNAL, PROTOCOL, Fault
 from protocol.link import data as link
 from protocol.local import crash, log
 from protocol.wire.alive import Alive
+from protocol.wire.ciphers import check_choice, offer
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.frames import Ack, Diff, Pong
 from protocol.wire.limits import HANDSHAKE_TIMEOUT, HEARTBEAT
@@ -83,10 +84,11 @@ class Transfer:
         self._alive: list[Alive] = []
         self._host = host
         self._opened = opened
-        self._keys = SessionKeys(opened.secret, bytes.fromhex(opened.session))
+        fixed = tuning or Tuning()
+        check_choice(opened.cipher, offer(fixed.cipher))
+        self._keys = SessionKeys(opened.secret, bytes.fromhex(opened.session), opened.cipher)
         self._disks = {disk.number: disk for disk in disks}
         self.courtesies = {disk.number: Courtesy() for disk in disks}
-        fixed = tuning or Tuning()
         watched = disks if fixed.courtesy == "auto" else ()
         self._watch = Watch(
             {(d.path, d.size): self.courtesies[d.number] for d in watched}, lambda: self.read_bytes
@@ -227,6 +229,11 @@ class Transfer:
     def connections(self) -> int:
         """How many data connections it has."""
         return self._opened.connections
+
+    @property
+    def cipher(self) -> str:
+        """What seals its frames, by its name on the wire."""
+        return self._opened.cipher
 
     def _threads(self) -> list[int]:
         return [sender.native_id or 0 for _, sender in sorted(self._senders.items())]

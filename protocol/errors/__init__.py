@@ -217,6 +217,9 @@ from protocol.errors.wire import (
     HELLO_REFUSED as HELLO_REFUSED,
 )
 from protocol.errors.wire import (
+    NO_CIPHER as NO_CIPHER,
+)
+from protocol.errors.wire import (
     PROTOCOL as PROTOCOL,
 )
 from protocol.errors.wire import (

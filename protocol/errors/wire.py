@@ -71,3 +71,10 @@ HELLO_REFUSED = Kind(
     "a data connection was refused: {detail}",
     "The source makes new ones with a new session; if this repeats, look for who connects.",
 )
+NO_CIPHER = Kind(
+    "RPL-3012",
+    "no_cipher",
+    "no common cipher: the receiver takes {receiver}, the source {source}",
+    "Let 'cipher' in [tuning] be \"auto\" on both sides, or the same; then 'receiver job retry'.",
+    Exit.REFUSED,
+)

@@ -324,6 +324,8 @@ def status(view: SourceStatus) -> RenderableType:
     rows += _progress(view.job)
     rows.append(("limit", Text(format_limit(view.job.bandwidth))))
     sending = f"{view.job.connections}, extents of {format_size(view.job.extent_bytes)}"
+    if view.job.cipher:
+        sending += f", sealed with {view.job.cipher}"
     rows.append(("connections", Text(sending)))
     if (senders := view.job.senders).because:
         rows.append(("senders", plain(f"{senders.at_work} at work: {senders.because}")))

@@ -16,6 +16,7 @@ from protocol.errors import PROTOCOL, plain
 from protocol.errors.fault import TEXT_MAX
 from protocol.wire.jobs import DiskRange, ErrorInfo, JobOrder, JobReport
 from protocol.wire.limits import (
+    CIPHERS_OFFERED_MAX,
     CONNECTIONS_MAX,
     DISK_MAX,
     DISKS_OFFERED_MAX,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 _JOB: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 _CODE: Final = re.compile(r"RPL-[0-9]{4}\Z")
 _SESSION: Final = re.compile(r"[0-9a-f]{32}\Z")
+_CIPHER: Final = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{NAME_MAX - 1}}}\Z")
 _COUNTER_MAX: Final = 1 << 63
 _PATH_MAX: Final = 4096
 
@@ -201,6 +203,8 @@ def _open_session(message: OpenSession) -> None:
     _job(message, message.job)
     _require(bool(message.disks), message, "disks")
     _require(0.0 <= message.round_trip <= HANDSHAKE_TIMEOUT, message, "round_trip")
+    _require(0 < len(message.ciphers) <= CIPHERS_OFFERED_MAX, message, "ciphers")
+    _require(all(_CIPHER.match(cipher) for cipher in message.ciphers), message, "ciphers")
     _paths(message, (disk.path for disk in message.disks))
     for disk in message.disks:
         _require(0 < disk.size <= DISK_MAX and disk.size % SECTOR == 0, message, "size")
@@ -214,6 +218,7 @@ def _open_session(message: OpenSession) -> None:
 def _session_opened(message: SessionOpened) -> None:
     _require(_SESSION.match(message.session), message, "session")
     _require(len(message.secret) == SECRET, message, "secret")
+    _require(_CIPHER.match(message.cipher), message, "cipher")
     _require(0 < message.data_port < 1 << 16, message, "data_port")
     _require(0 < message.connections <= CONNECTIONS_MAX, message, "connections")
     _require(PAYLOAD_MAX <= message.window_bytes < _COUNTER_MAX, message, "window_bytes")

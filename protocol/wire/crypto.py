@@ -3,12 +3,13 @@
 The secret comes over the control connection, so TLS 1.3 has already given authentication and
 forward secrecy; here only keys are derived (HKDF-SHA256, RFC 5869) and counted. Each
 connection and direction has its own key, the nonce is the frame's number, and a number is
-never used twice because an index is never used twice (:mod:`protocol.wire.data`). A frame
+never used twice because an index is never used twice (:mod:`protocol.wire.data`). The session's
+cipher (:mod:`protocol.wire.ciphers`) is part of what keys are derived from. A frame
 that was changed, replayed, left out or moved does not open. Each
 :data:`~protocol.wire.limits.REKEY_FRAMES` frames both sides step to a new key by themselves.
 
-Nothing of extent size is allocated: ``encrypt_into`` and ``decrypt_into`` work between the
-caller's pooled buffers. That is the difference between 0.7 and 9 GB/s.
+Nothing of extent size is allocated: ciphers work between the caller's pooled buffers. That is the
+difference between 0.7 and 9 GB/s.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from protocol.errors import INTERNAL, PROTOCOL, TAMPERED, TOO_LONG
+from protocol.wire.ciphers import KEY, Aead, Buffer, aead
 from protocol.wire.limits import (
+    AES_256_GCM,
     FRAME_MAX,
     FRAME_MIN,
     FRAMES_MAX,
@@ -36,11 +38,8 @@ from protocol.wire.limits import (
     TAG,
 )
 
-Buffer = bytes | bytearray | memoryview
-
 _LABEL = b"replicad/1 "
 _length = struct.Struct(">I")
-_nonce = struct.Struct(">IQ")
 _step = struct.Struct(">II")
 
 
@@ -52,17 +51,21 @@ class Direction(enum.Enum):
 
 
 class SessionKeys:
-    """All keys of one session. ``secret`` is 32 random bytes, ``session`` the 16 of its id.
+    """All keys of one session. ``secret`` is 32 random bytes, ``session`` the 16 of its id,
+    ``cipher`` the one that seals its frames, of :data:`~protocol.wire.limits.CIPHERS`.
 
     Keys and secret appear in no repr, no comparison and no pickle.
     """
 
-    __slots__ = ("_hello", "_root", "digest_seed", "session")
+    __slots__ = ("_hello", "_label", "_root", "cipher", "digest_seed", "session")
 
-    def __init__(self, secret: bytes, session: bytes) -> None:
+    def __init__(self, secret: bytes, session: bytes, cipher: str = AES_256_GCM) -> None:
         if len(secret) != SECRET or len(session) != 16:
             raise ValueError(f"a session has a secret of {SECRET} bytes and an id of 16")
         self.session = session
+        self.cipher = cipher
+        # Two sides that differ about the cipher share no key, so none serves two ciphers.
+        self._label = b"" if cipher == AES_256_GCM else cipher.encode() + b" "
         self._root = HKDF.extract(hashes.SHA256(), session, secret)
         self._hello = self._expand(b"hello", 32)
         self.digest_seed = int.from_bytes(self._expand(b"digest seed", 8), "big")
@@ -88,8 +91,8 @@ class SessionKeys:
         return Opener(_KeyLine(self, index, direction))
 
     def frame_key(self, index: int, direction: Direction, step: int) -> bytes:
-        """The 32-byte AES key of frames ``step * REKEY_FRAMES`` and on."""
-        return self._expand(direction.value + _step.pack(index, step), 32)
+        """The 32-byte key of frames ``step * REKEY_FRAMES`` and on."""
+        return self._expand(self._label + direction.value + _step.pack(index, step), KEY)
 
     def _expand(self, info: bytes, length: int) -> bytes:
         return HKDFExpand(hashes.SHA256(), length, _LABEL + info).derive(self._root)
@@ -105,16 +108,17 @@ class _KeyLine:
         self._index = index
         self._direction = direction
         self._step = -1
-        self._aead: AESGCM | None = None
+        self._aead: Aead | None = None
 
     def __repr__(self) -> str:
         return f"connection {self._index} {self._direction.value.decode()}"
 
-    def at(self, sequence: int) -> AESGCM:
+    def at(self, sequence: int) -> Aead:
         """The cipher for frame ``sequence``."""
         step = sequence // REKEY_FRAMES
         if step != self._step or self._aead is None:
-            self._aead = AESGCM(self._keys.frame_key(self._index, self._direction, step))
+            key = self._keys.frame_key(self._index, self._direction, step)
+            self._aead = aead(self._keys.cipher, key)
             self._step = step
         return self._aead
 
@@ -164,9 +168,7 @@ class Sealer:
             raise INTERNAL.fault(detail="a data connection has used up its frame numbers")
         length = _length.pack(size + TAG)
         into[:LENGTH] = length
-        self._line.at(sequence).encrypt_into(
-            _nonce.pack(0, sequence), plaintext, length, into[LENGTH:total]
-        )
+        self._line.at(sequence).seal(sequence, plaintext, length, into[LENGTH:total])
         self.next_sequence = sequence + 1
         return Sealed(sequence, total)
 
@@ -209,10 +211,11 @@ class Opener:
         if sequence >= FRAMES_MAX:
             raise PROTOCOL.peer(detail="a data connection has used up its frame numbers")
         try:
-            self._line.at(sequence).decrypt_into(
-                _nonce.pack(0, sequence), sealed, _length.pack(len(sealed)), into[:size]
-            )
+            aead = self._line.at(sequence)
+            aead.open(sequence, sealed, _length.pack(len(sealed)), into[:size])
         except InvalidTag:
+            # OpenSSL leaves there what it has decrypted before it knew better.
+            into[:size] = bytes(size)
             raise TAMPERED.peer() from None
         self.next_sequence = sequence + 1
         self._broken = False

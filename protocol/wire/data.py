@@ -26,7 +26,8 @@ from protocol.wire.limits import (
 )
 
 if TYPE_CHECKING:
-    from protocol.wire.crypto import Buffer, SessionKeys
+    from protocol.wire.ciphers import Buffer
+    from protocol.wire.crypto import SessionKeys
 
 MAGIC: Final = b"RPLD"
 DATA_VERSION: Final = 1

@@ -18,7 +18,8 @@ import struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from protocol.errors import PROTOCOL, PeerFault
-from protocol.wire.crypto import Buffer, Direction
+from protocol.wire.ciphers import Buffer
+from protocol.wire.crypto import Direction
 from protocol.wire.limits import (
     BLOCK_SIZES,
     DIGEST_SIZE,

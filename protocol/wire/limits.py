@@ -18,6 +18,14 @@ CAPABILITIES: Final = frozenset({"zstd", "digests", "hold", "verify"})
 """What this software can do beyond the bare protocol: compressed payloads, compare passes,
 checkpoints that are held, verification. Both sides use what both name."""
 
+AES_256_GCM: Final = "aes-256-gcm"
+AEGIS_256X2: Final = "aegis-256x2"
+CIPHERS: Final = (AES_256_GCM, AEGIS_256X2)
+"""The ciphers of data frames by their names on the wire; see :mod:`protocol.wire.ciphers`."""
+
+CIPHERS_OFFERED_MAX: Final = 16
+"""ciphers in one OpenSession, each at most :data:`NAME_MAX` characters."""
+
 VERSIONS_OFFERED_MAX: Final = 32
 """versions in one Hello: a peer that lists more is not listing what it speaks."""
 
@@ -116,7 +124,7 @@ BLOCK_SIZES: Final = frozenset({4096, 65536})
 """bytes: the block sizes that a compare pass may use, coarse first and then fine."""
 
 TAG: Final = 16
-"""bytes that AES-GCM adds."""
+"""bytes that either cipher adds."""
 
 LENGTH: Final = 4
 """bytes of the length in front of every frame and every control message."""
@@ -161,9 +169,10 @@ SECRET: Final = 32
 """bytes of a session's secret, the size of the strongest key that is derived from it."""
 
 REKEY_FRAMES: Final = 1 << 18
-"""frames sealed with one AES-256-GCM key, after which both sides derive the next by
-themselves. 2^18 frames of at most 1 MiB are 2^34 blocks; the bound of RFC 8446 section 5.5 and
-draft-irtf-cfrg-aead-limits (advantage 2^-60) is 2^34.5 blocks."""
+"""frames sealed with one key, after which both sides derive the next by themselves. 2^18 frames
+of at most 1 MiB are 2^34 blocks; the bound of RFC 8446 section 5.5 and
+draft-irtf-cfrg-aead-limits (advantage 2^-60) for AES-GCM is 2^34.5 blocks. AEGIS needs no bound
+that can be reached (draft-irtf-cfrg-aegis-aead) and has the same one."""
 
 FRAMES_MAX: Final = 1 << 48
 """frames of one connection and direction. Not reachable (4,000 years at 2 GB/s with full

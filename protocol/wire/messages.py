@@ -22,6 +22,7 @@ from protocol.wire.jobs import (
     Message,
     Value,
 )
+from protocol.wire.limits import AES_256_GCM
 
 # --- the conversation ------------------------------------------------------------------------
 
@@ -134,13 +135,15 @@ class OpenSession(Message, frozen=True, tag="open-session"):
     """Source to receiver: prepare the intermediate disks and fence every older writer.
 
     ``round_trip`` is how long the line is, in seconds, 0 when it is not known: a long one needs
-    more connections, because each may have only so much under way.
+    more connections, because each may have only so much under way. ``ciphers``: those that it
+    would use, the best first; a source of before they were named has AES-256-GCM only.
     """
 
     id: int
     job: str
     disks: tuple[OpenDisk, ...]
     round_trip: float = 0.0
+    ciphers: tuple[str, ...] = (AES_256_GCM,)
 
 
 class OpenedDisk(Value, frozen=True):
@@ -165,6 +168,7 @@ class SessionOpened(Message, frozen=True, tag="session-opened"):
 
     ``secret`` is 32 fresh random bytes (base64 in JSON); ``epoch`` the last committed one;
     ``last_boot`` the boot id that the source had in the session before, '' if there was none.
+    ``cipher``: the one that seals all frames, of those that the source named.
     """
 
     answers: int
@@ -176,6 +180,7 @@ class SessionOpened(Message, frozen=True, tag="session-opened"):
     connections: int = 2
     window_bytes: int = 64 << 20
     last_boot: str = ""
+    cipher: str = AES_256_GCM
 
     def __repr__(self) -> str:
         return f"SessionOpened(session={self.session!r}, epoch={self.epoch}, secret=...)"

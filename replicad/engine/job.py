@@ -26,7 +26,7 @@ from protocol.errors import (
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink
 from protocol.local import crash, log
-from protocol.views import ReadingView, SendersView
+from protocol.wire.ciphers import offer
 from protocol.wire.jobs import JobOrder, JobReport
 from protocol.wire.limits import HANDSHAKE_TIMEOUT
 from protocol.wire.messages import CloseSession, OpenSession, SessionOpened
@@ -35,9 +35,11 @@ from replicad.engine.disks import DiskSet
 from replicad.engine.frozen import THREADS
 from replicad.engine.leftovers import remove_leftovers
 from replicad.engine.orders import Orders
+from replicad.engine.sending import sending
 from replicad.engine.session import DRAIN_SECONDS, TRANSIENT, Session, Settings
 from replicad.engine.standing import News, Standing
 from replicad.pace import Pacer
+from replicad.report import Sending
 from replicad.threads import ended, to_end
 from replicad.tracker import EbpfTracker, NoTracker
 from replicad.transfer import Transfer
@@ -120,28 +122,9 @@ class JobEngine:
         """Of the report, what should be told at once; None when there is no job."""
         return self.standing.news(self.order, self._disks)
 
-    @property
-    def connections(self) -> int:
-        """Data connections of the present session."""
-        return self._transfer.connections if self._transfer is not None else 0
-
-    def senders(self) -> SendersView:
-        """How many of its senders work now."""
-        if self._transfer is None:
-            return SendersView(0, "")
-        now = self._transfer.processors
-        return SendersView(now.at_work, now.because)
-
-    def reading(self) -> tuple[ReadingView, ...]:
-        """How each disk is read now; nothing while there is no session."""
-        if self._transfer is None or self._disks is None:
-            return ()
-        ways = self._transfer.courtesies
-        return tuple(
-            ReadingView(disk.path, way.share, way.because)
-            for disk in self._disks.disks
-            if (way := ways.get(disk.number)) is not None
-        )
+    def sending(self) -> Sending:
+        """How the present session sends."""
+        return sending(self._transfer, self._disks)
 
     async def run(self) -> None:
         """Obey for ever; cancelling closes everything and keeps what the next start needs."""
@@ -266,6 +249,7 @@ class JobEngine:
                 job=order.job,
                 disks=await disks.offers(),
                 round_trip=round(min(link.round_trip, HANDSHAKE_TIMEOUT), 6),
+                ciphers=offer(self._settings.tuning.cipher),
             ),
             SessionOpened,
         )

@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
+from protocol.errors import NO_CIPHER
+from protocol.wire.limits import CIPHERS
 from receiver.config import Tuning
 from receiver.grouping import Grouping, Groups
 from receiver.sessions import Sessions
@@ -18,6 +22,7 @@ SIZE = 24 << 20
 def fix(both: Pair) -> None:
     with both.source.config.open("a") as config:
         config.write('[tuning]\nextent = "64 KiB"\nsenders = 2\ncourtesy = "off"\n')
+        config.write('cipher = "aes-256-gcm"\n')
     with both.receiver.config.open("a") as config:
         config.write('[tuning]\nconnections = 3\nworkers = 1\nsync = "400ms"\n')
 
@@ -34,11 +39,42 @@ def test_both_daemons_do_as_they_are_told(tmp_path: Path) -> None:
         assert job["connections"] == 3
         assert job["senders"] == {"at_work": 2, "because": "fixed by the configuration"}
         assert job["extent_bytes"] == 64 << 10
+        assert job["cipher"] == "aes-256-gcm"
         # Groups form for so long although a sync takes next to nothing here.
         until(lambda: both.show()["group_seconds"] == 0.4, what="the group")
         both.receiver.run("job", "set", both.job, "bandwidth=0")
         both.synced()
         assert same_content(both.intermediate(), image)
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+def test_what_a_receiver_takes_is_what_is_used(tmp_path: Path, cipher: str) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(os.urandom(SIZE))
+    with pair([str(image)], tracker="off", start=False) as both:
+        with both.receiver.config.open("a") as config:
+            config.write(f'[tuning]\ncipher = "{cipher}"\n')
+        both.start()
+        both.create()
+        both.synced()
+        assert both.status()["job"]["cipher"] == cipher
+        assert same_content(both.intermediate(), image)
+
+
+def test_without_a_common_cipher_nothing_is_sent_and_both_say_why(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(os.urandom(1 << 20))
+    with pair([str(image)], tracker="off", start=False) as both:
+        for side, cipher in ((both.source, "aes-256-gcm"), (both.receiver, "aegis-256x2")):
+            with side.config.open("a") as config:
+                config.write(f'[tuning]\ncipher = "{cipher}"\n')
+        both.start()
+        both.create()
+        both.state("error")
+        for error in (both.show()["error"], both.status()["job"]["error"]):
+            assert error["code"] == NO_CIPHER.code
+            assert "takes aegis-256x2, the source aes-256-gcm" in error["message"]
+        assert both.show()["wire_bytes"] == 0
 
 
 def test_so_many_workers_serve_at_a_time() -> None:

@@ -1,6 +1,9 @@
+"""Sealing and opening, with each cipher."""
+
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -9,14 +12,28 @@ from hypothesis import strategies as st
 from protocol.errors import PROTOCOL, TAMPERED, TOO_LONG, LocalFault, PeerFault
 from protocol.wire import crypto
 from protocol.wire.crypto import Direction, Opener, Sealer, SessionKeys
-from protocol.wire.limits import FRAMES_MAX, PLAINTEXT_MAX, REKEY_FRAMES, TAG
+from protocol.wire.limits import CIPHERS, FRAMES_MAX, PLAINTEXT_MAX, REKEY_FRAMES, TAG
 
 SECRET = bytes(range(32))
 SESSION = bytes(range(100, 116))
 
 
+_cipher = [CIPHERS[0]]
+
+
+@pytest.fixture(scope="module", params=CIPHERS, autouse=True)
+def cipher(request: pytest.FixtureRequest) -> str:
+    """The one that :func:`session` uses. For all of a module: Hypothesis runs a test many times."""
+    _cipher[0] = request.param
+    return _cipher[0]
+
+
+def session(secret: bytes = SECRET, identity: bytes = SESSION) -> SessionKeys:
+    return SessionKeys(secret, identity, _cipher[0])
+
+
 def pair(index: int = 0, direction: Direction = Direction.FROM_SOURCE) -> tuple[Sealer, Opener]:
-    keys = SessionKeys(SECRET, SESSION)
+    keys = session()
     return keys.sealer(index, direction), keys.opener(index, direction)
 
 
@@ -90,20 +107,41 @@ def test_a_connection_that_broke_once_stays_broken() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        SessionKeys(SECRET, SESSION).opener(1, Direction.FROM_SOURCE),
-        SessionKeys(SECRET, SESSION).opener(0, Direction.FROM_RECEIVER),
-        SessionKeys(SECRET, bytes(16)).opener(0, Direction.FROM_SOURCE),
-        SessionKeys(bytes(32), SESSION).opener(0, Direction.FROM_SOURCE),
+        lambda: session().opener(1, Direction.FROM_SOURCE),
+        lambda: session().opener(0, Direction.FROM_RECEIVER),
+        lambda: session(identity=bytes(16)).opener(0, Direction.FROM_SOURCE),
+        lambda: session(secret=bytes(32)).opener(0, Direction.FROM_SOURCE),
     ],
     ids=["connection", "direction", "session", "secret"],
 )
-def test_every_connection_direction_and_session_has_its_own_key(other: Opener) -> None:
-    refused(other, seal(pair()[0], b"content"))
+def test_every_connection_direction_and_session_has_its_own_key(
+    other: Callable[[], Opener],
+) -> None:
+    refused(other(), seal(pair()[0], b"content"))
+
+
+def test_ciphers_share_no_key(cipher: str) -> None:
+    mine = session().frame_key(0, Direction.FROM_SOURCE, 0)
+    for another in set(CIPHERS) - {cipher}:
+        keys = SessionKeys(SECRET, SESSION, another)
+        assert keys.frame_key(0, Direction.FROM_SOURCE, 0) != mine
+        refused(keys.opener(0, Direction.FROM_SOURCE), seal(pair()[0], b"content"))
+
+
+def test_a_frame_that_does_not_open_leaves_no_plaintext() -> None:
+    """Not even who ignores the fault sees what was never authenticated."""
+    content = b"content that nobody has authenticated"
+    sealed = bytearray(seal(pair()[0], content))
+    sealed[-1] ^= 1
+    into = memoryview(bytearray(len(sealed)))
+    with pytest.raises(PeerFault):
+        pair()[1].open(bytes(sealed), into)
+    assert content[:8] not in bytes(into)
 
 
 def test_the_key_changes_by_itself_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crypto, "REKEY_FRAMES", 3)
-    keys = SessionKeys(SECRET, SESSION)
+    keys = session()
     derived = []
 
     def note(self: SessionKeys, index: int, direction: Direction, step: int) -> bytes:
@@ -161,7 +199,7 @@ def test_only_the_frame_is_written_to_the_buffer() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    keys = SessionKeys(SECRET, SESSION)
+    keys = session()
     sealer, opener = pair(7)
     shown = repr(keys) + repr(sealer) + repr(opener)
     assert "connection 7" in shown

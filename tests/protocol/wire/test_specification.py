@@ -1,7 +1,8 @@
 """docs/protocol.md is run: its byte examples and tables against the implementation.
 
 Key schedule, nonces and sealing are recomputed here with the standard library's HMAC and the
-allocating AES-GCM, not with ``protocol.wire.crypto``: two ways must come to the same bytes.
+allocating AES-GCM, or an AEGIS of our own, not with ``protocol.wire.crypto``: two ways must come to
+the same bytes.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ from protocol.wire.frames import (
     encode_meta,
 )
 from protocol.wire.framing import decode_control, encode_control
+from protocol.wire.limits import AEGIS_256X2, CIPHERS
 from protocol.wire.messages import ControlMessage
 from protocol.wire.rules import RULES, Phase
+from tests.support import aegis
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
 Vector = dict[str, str]
@@ -84,9 +87,9 @@ def expand(info: bytes, length: int) -> bytes:
     return hmac.digest(root, info + b"\x01", "sha256")[:length]
 
 
-def frame_key(side: str, index: int, step: int) -> bytes:
+def frame_key(side: str, index: int, step: int, cipher: str = "") -> bytes:
     numbers = index.to_bytes(4, "big") + step.to_bytes(4, "big")
-    return expand(b"replicad/1 from " + side.encode() + numbers, 32)
+    return expand(f"replicad/1 {cipher}from {side}".encode() + numbers, 32)
 
 
 def test_the_keys_by_other_means() -> None:
@@ -164,6 +167,25 @@ def test_a_sealed_frame_by_other_means(vector: Vector) -> None:
     aead = AESGCM(frame_key(side, int(index), 0))
     plaintext = content(vector["payload"]) + bytes.fromhex(vector["meta"])
     assert aead.decrypt(bytes(4) + number.to_bytes(8, "big"), data[4:], data[:4]) == plaintext
+
+
+def test_a_frame_of_the_other_cipher_by_other_means_and_by_ours() -> None:
+    vector = one("aegis")
+    for side in ("source", "receiver"):
+        assert frame_key(side, 0, 0, "aegis-256x2 ").hex() == vector[f"{side} 0 0"]
+    assert vector["from"] == "receiver 0"
+    data, number = bytes.fromhex(vector["bytes"]), int(vector["number"])
+    plaintext = content(vector["payload"]) + bytes.fromhex(vector["meta"])
+    key = bytes.fromhex(vector["receiver 0 0"])
+    nonce = number.to_bytes(32, "big")
+    assert data[4:] == aegis.seal(key, nonce, plaintext, data[:4])
+    keys = SessionKeys(SECRET, SESSION, AEGIS_256X2)
+    into = memoryview(bytearray(64))
+    _, size = keys.sealer(0, Direction.FROM_RECEIVER).seal(plaintext, into)
+    assert into[:size] == data
+    out = memoryview(bytearray(64))
+    opened = keys.opener(0, Direction.FROM_RECEIVER).open(data[4:], out)
+    assert out[:opened] == plaintext
 
 
 @pytest.mark.parametrize("side", ["source", "receiver"])
@@ -277,6 +299,10 @@ def test_the_limits_are_those_that_are_enforced() -> None:
     assert len(rows) > 20
     for name, value, _ in rows:
         assert float(value) == getattr(limits, name), name
+
+
+def test_the_ciphers_are_those_that_there_are() -> None:
+    assert {name for name, *_ in table("| cipher |")} == set(CIPHERS)
 
 
 def test_the_capabilities_are_those_that_are_offered() -> None:
