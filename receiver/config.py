@@ -6,9 +6,9 @@ Every key has a default, so an absent file is a valid configuration.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
-from protocol.local.config import read
+from protocol.local.config import Reads, read
 from protocol.local.sections import Log, Runtime, Section
 from protocol.local.values import (
     Address,
@@ -17,6 +17,7 @@ from protocol.local.values import (
     OptionalListen,
     auto_or,
     between,
+    read_cipher,
     read_size,
     seconds_up_to,
 )
@@ -73,7 +74,7 @@ class Tuning(Section, frozen=True):
     connections: Annotated[int, auto_or(between(1, 16))] = 0
     workers: Annotated[int, auto_or(between(1, 32))] = 0
     sync: Annotated[float, auto_or(seconds_up_to(MOST_SECONDS))] = 0.0
-    cipher: Literal["auto", "aes-256-gcm", "aegis-256x2"] = "auto"
+    cipher: Annotated[str, Reads(read_cipher)] = "auto"
 
 
 class Config(Section, frozen=True):

@@ -200,7 +200,13 @@ class Sessions:
                 groups=self._groups,
             )
             self._by_id[session.id] = self._by_job[job.id] = session
-            _log.info("session.opened", job=job.id, source=source, disks=len(opening.disks))
+            _log.info(
+                "session.opened",
+                job=job.id,
+                source=source,
+                disks=len(opening.disks),
+                cipher=cipher,
+            )
             crash.here("session.opened")
             return SessionOpened(
                 answers=message.id,

@@ -22,6 +22,7 @@ from protocol.local.values import (
     Paths,
     auto_or,
     between,
+    read_cipher,
     read_extent,
     seconds_up_to,
 )
@@ -88,7 +89,7 @@ class Tuning(Section, frozen=True):
     extent: Annotated[int, auto_or(Reads(read_extent))] = 0
     senders: Annotated[int, auto_or(between(1, 64))] = 0
     courtesy: Literal["auto", "off"] = "auto"
-    cipher: Literal["auto", "aes-256-gcm", "aegis-256x2"] = "auto"
+    cipher: Annotated[str, Reads(read_cipher)] = "auto"
 
 
 class Config(Section, frozen=True):

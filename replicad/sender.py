@@ -1,7 +1,7 @@
 """A sender thread: one data connection, one extent at a time, all of it in one thread.
 
 Read (or take what was read while frozen), digest, compress, seal, send: the worker that holds
-the buffer does everything with it, the interpreter's lock is released in each of these steps,
+the buffer does everything with it, the interpreter's lock is released in most of these steps,
 and nothing of extent size is allocated. The loop hears the answers.
 
 Frames are numbered when they are sealed and must leave in that order, so sealing and sending are

@@ -22,7 +22,6 @@ from protocol.errors import CONNECTION_LOST, INTERNAL, PROTOCOL, Fault
 from protocol.link import data as link
 from protocol.local import crash, log
 from protocol.wire.alive import Alive
-from protocol.wire.ciphers import check_choice, offer
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.frames import Ack, Diff, Pong
 from protocol.wire.limits import HANDSHAKE_TIMEOUT, HEARTBEAT
@@ -84,11 +83,10 @@ class Transfer:
         self._alive: list[Alive] = []
         self._host = host
         self._opened = opened
-        fixed = tuning or Tuning()
-        check_choice(opened.cipher, offer(fixed.cipher))
         self._keys = SessionKeys(opened.secret, bytes.fromhex(opened.session), opened.cipher)
         self._disks = {disk.number: disk for disk in disks}
         self.courtesies = {disk.number: Courtesy() for disk in disks}
+        fixed = tuning or Tuning()
         watched = disks if fixed.courtesy == "auto" else ()
         self._watch = Watch(
             {(d.path, d.size): self.courtesies[d.number] for d in watched}, lambda: self.read_bytes

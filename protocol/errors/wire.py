@@ -75,6 +75,7 @@ NO_CIPHER = Kind(
     "RPL-3012",
     "no_cipher",
     "no common cipher: the receiver takes {receiver}, the source {source}",
-    "Let 'cipher' in [tuning] be \"auto\" on both sides, or the same; then 'receiver job retry'.",
+    "Let 'cipher' in [tuning] be \"auto\" on both sides, or the same; restart the daemon that was "
+    "changed, then 'receiver job retry'.",
     Exit.REFUSED,
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 from protocol.local.config import Reads
 from protocol.units import parse_duration, parse_rate, parse_size
+from protocol.wire.limits import CIPHERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,6 +182,20 @@ def auto_or(reads: Reads) -> Reads:
         return 0 if value == "auto" else reads.reader(value)
 
     return Reads(read)
+
+
+def read_cipher(value: object) -> str:
+    """``"auto"``, or a cipher of data frames whose library is installed."""
+    names = ("auto", *CIPHERS)
+    if value not in names:
+        known = ", ".join(f'"{name}"' for name in names)
+        raise ValueError(f"must be one of {known}")
+    if value != "auto":
+        from protocol.wire.ciphers import HERE  # noqa: PLC0415 - only for who has fixed one
+
+        if value not in HERE:
+            raise ValueError(f"its library is not installed here; there is {' and '.join(HERE)}")
+    return str(value)
 
 
 def read_extent(value: object) -> int:

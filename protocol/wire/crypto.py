@@ -9,7 +9,7 @@ that was changed, replayed, left out or moved does not open. Each
 :data:`~protocol.wire.limits.REKEY_FRAMES` frames both sides step to a new key by themselves.
 
 Nothing of extent size is allocated: ciphers work between the caller's pooled buffers. That is the
-difference between 0.7 and 9 GB/s.
+difference between 0.7 and 9 GB/s of AES-256-GCM where it is fast.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from protocol.errors import INTERNAL, PROTOCOL, TAMPERED, TOO_LONG
-from protocol.wire.ciphers import KEY, Aead, Buffer, aead
+from protocol.wire.ciphers import HERE, KEY, Aead, Buffer, aead
 from protocol.wire.limits import (
     AES_256_GCM,
     FRAME_MAX,
@@ -52,9 +52,12 @@ class Direction(enum.Enum):
 
 class SessionKeys:
     """All keys of one session. ``secret`` is 32 random bytes, ``session`` the 16 of its id,
-    ``cipher`` the one that seals its frames, of :data:`~protocol.wire.limits.CIPHERS`.
+    ``cipher`` the one that seals its frames, of :data:`~protocol.wire.ciphers.HERE`.
 
     Keys and secret appear in no repr, no comparison and no pickle.
+
+    Raises:
+        ValueError: a secret or id of another size, or no such cipher here.
     """
 
     __slots__ = ("_hello", "_label", "_root", "cipher", "digest_seed", "session")
@@ -62,6 +65,8 @@ class SessionKeys:
     def __init__(self, secret: bytes, session: bytes, cipher: str = AES_256_GCM) -> None:
         if len(secret) != SECRET or len(session) != 16:
             raise ValueError(f"a session has a secret of {SECRET} bytes and an id of 16")
+        if cipher not in HERE:
+            raise ValueError(f"there is no cipher {cipher!r} here")
         self.session = session
         self.cipher = cipher
         # Two sides that differ about the cipher share no key, so none serves two ciphers.

@@ -26,7 +26,7 @@ from protocol.errors import (
 from protocol.link.backoff import Backoff
 from protocol.link.control import ControlLink
 from protocol.local import crash, log
-from protocol.wire.ciphers import offer
+from protocol.wire.ciphers import check_choice, offer
 from protocol.wire.jobs import JobOrder, JobReport
 from protocol.wire.limits import HANDSHAKE_TIMEOUT
 from protocol.wire.messages import CloseSession, OpenSession, SessionOpened
@@ -243,19 +243,21 @@ class JobEngine:
         if link is None:
             return
         disks = await self._open_disks(order)
+        ciphers = offer(self._settings.tuning.cipher)
         opened = await link.request(
             OpenSession(
                 id=link.new_id(),
                 job=order.job,
                 disks=await disks.offers(),
                 round_trip=round(min(link.round_trip, HANDSHAKE_TIMEOUT), 6),
-                ciphers=offer(self._settings.tuning.cipher),
+                ciphers=ciphers,
             ),
             SessionOpened,
         )
         crash.here("session.answered")
         begun = time.monotonic()
         try:
+            check_choice(opened.cipher, ciphers)
             # The receiver has fenced every older writer: what was in flight is lost for good.
             for past in self._limbo:
                 past.release()
@@ -277,7 +279,9 @@ class JobEngine:
                 self._transfer = transfer
                 self.standing.speed.restart()
                 self.standing.sentence = ""
-                _log.info("session.opened", job=order.job, session=opened.session)
+                _log.info(
+                    "session.opened", job=order.job, session=opened.session, cipher=opened.cipher
+                )
                 crash.here("session.running")
                 session = Session(
                     order.job,

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from protocol.errors import NO_CIPHER
 from protocol.wire.frames import Ack, Diff, Frame, Pong
 from protocol.wire.framing import encode_control
 from protocol.wire.jobs import CheckpointOrder, JobOrder
-from protocol.wire.limits import BUFFER, CONNECTIONS_MAX
+from protocol.wire.limits import AES_256_GCM, BUFFER, CONNECTIONS_MAX
 from tests.support.hostile import HostileControl, descriptors_of, status_of, watched
 from tests.support.hostile_receiver import Answer, HostileReceiver, Script, honest_answer
 from tests.support.pair import Pair, pair, until
@@ -164,6 +165,22 @@ def test_orders_of_maximal_size(source: Source) -> None:
         return encode_control(source.order(number, disks=paths))
 
     under(source, repeated(source, say))
+
+
+def test_a_cipher_that_was_not_offered_is_refused(source: Source) -> None:
+    """Nothing is sealed with it, and nothing with another one either."""
+    source.receiver.cipher = "of-the-future"
+    opened = len(source.receiver.opened)
+
+    def refused() -> bool:
+        job = source.both.status()["job"]
+        return bool(job and job["error"] and job["error"]["code"] == NO_CIPHER.code)
+
+    try:
+        under(source, once(encode_control(source.order(1))), refused)
+        assert len(source.receiver.opened) == opened + 1, "a person has to see to it"
+    finally:
+        source.receiver.cipher = AES_256_GCM
 
 
 CANNOT_BE_MEANT: list[dict[str, object]] = [

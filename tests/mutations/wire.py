@@ -130,6 +130,14 @@ WIRE = (
         "tests/protocol/wire/test_ciphers.py::test_a_source_takes_only_what_it_has_offered",
     ),
     one(
+        "the-receivers-choice-is-not-checked",
+        9,
+        "replicad/engine/job.py",
+        "            check_choice(opened.cipher, ciphers)\n",
+        "",
+        "tests/integration/test_hostile_receiver.py::test_a_cipher_that_was_not_offered_is_refused",
+    ),
+    one(
         "a-replayed-frame-opens",
         9,
         "protocol/wire/crypto.py",

@@ -23,6 +23,7 @@ from protocol.admin.client import AdminClient
 from protocol.errors import PeerFault
 from protocol.identity import RECEIVER_NAME, load_identity
 from protocol.local.sections import Runtime
+from protocol.wire.ciphers import offer
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.data import DataHello
 from protocol.wire.framing import ControlReader, encode_control
@@ -98,7 +99,7 @@ class HostileSource:
     def wish(self, number: int) -> OpenSession:
         """The request for a session."""
         disk = OpenDisk(path="/dev/evil", size=self.size)
-        return OpenSession(id=number, job=self.job, disks=(disk,))
+        return OpenSession(id=number, job=self.job, disks=(disk,), ciphers=offer())
 
 
 class HostileControl:
@@ -147,7 +148,7 @@ class HostileData:
     """A data connection of a session: what is sealed here opens there."""
 
     def __init__(self, opened: SessionOpened, index: int, *, listen: bool = True) -> None:
-        keys = SessionKeys(opened.secret, bytes.fromhex(opened.session))
+        keys = SessionKeys(opened.secret, bytes.fromhex(opened.session), opened.cipher)
         self.sock = socket.create_connection((HOST, opened.data_port), 10)
         self.sock.sendall(DataHello(keys.session, index).encode(keys))
         self._sealer = keys.sealer(index, Direction.FROM_SOURCE)

@@ -30,7 +30,7 @@ from protocol.wire.frames import (
     decode_meta,
     encode_meta,
 )
-from protocol.wire.limits import BUFFER, REPLY_FRAME_MAX
+from protocol.wire.limits import AES_256_GCM, BUFFER, REPLY_FRAME_MAX
 from protocol.wire.messages import (
     Commit,
     Committed,
@@ -62,6 +62,7 @@ class HostileReceiver:
     Attributes:
         visits: control connections so far.
         heard: names of the messages that came.
+        cipher: what is said to seal frames; it is AES-256-GCM all the same.
     """
 
     def __init__(self, name: str, state: Path, script: Script) -> None:
@@ -82,6 +83,7 @@ class HostileReceiver:
         ).store(state)
         self.script = script
         self.answer: Answer = honest_answer
+        self.cipher = AES_256_GCM
         self.opened: dict[bytes, SessionKeys] = {}
         self.visits = 0
         self.controls: list[HostileControl] = []
@@ -120,6 +122,7 @@ class HostileReceiver:
             ),
             connections=connections,
             window_bytes=window,
+            cipher=self.cipher,
         )
 
     def attend(self, control: HostileControl, connections: int = 2, window: int = 64 << 20) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import PeerFault
 from protocol.errors.fault import TEXT_MAX, plain
+from protocol.wire.ciphers import HERE, check_choice
 from protocol.wire.control import ControlConnection, Greeted
 from protocol.wire.crypto import SessionKeys
 from protocol.wire.framing import ControlReader, decode_control, encode_control
@@ -207,7 +208,9 @@ def _obeyed(message: ControlMessage) -> None:
         assert not message.job or JOB.fullmatch(message.job), message.job
         assert 0 <= message.freeze_budget <= 600
     elif isinstance(message, SessionOpened):
-        SessionKeys(message.secret, bytes.fromhex(message.session))
+        with contextlib.suppress(PeerFault):
+            check_choice(message.cipher, HERE)
+            SessionKeys(message.secret, bytes.fromhex(message.session), message.cipher)
         assert 0 < message.connections <= 64
     elif isinstance(message, Answer):
         with contextlib.suppress(RecursionError):

@@ -17,6 +17,7 @@ import zstandard
 from hypothesis import strategies as st
 
 from protocol.errors import PeerFault
+from protocol.wire.ciphers import HERE
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.data import HELLO_SIZE, Connections, DataHello, FrameReader
 from protocol.wire.frames import (
@@ -43,7 +44,8 @@ from replicad.comparison import differing
 from tests.fuzz.registry import target
 
 SESSION = bytes(range(16))
-KEYS = SessionKeys(bytes(range(32)), SESSION)
+EITHER = [SessionKeys(bytes(range(32)), SESSION, cipher) for cipher in HERE]
+KEYS = EITHER[0]
 SOURCE, RECEIVER = Direction.FROM_SOURCE, Direction.FROM_RECEIVER
 DISK = 128 << 10
 _BUFFERS = [memoryview(bytearray(BUFFER)) for _ in range(3)]
@@ -154,7 +156,7 @@ def stream(data: bytes) -> None:
     step = data[0] + 1 if data else 1
     rest = memoryview(data)[1:]
     reader = FrameReader(limit=1024)
-    opener = KEYS.opener(0, SOURCE)
+    opener = EITHER[step % len(EITHER)].opener(0, SOURCE)
     into = memoryview(bytearray(1024))
     with contextlib.suppress(PeerFault):
         while rest:
@@ -242,7 +244,8 @@ def _with_its_digest(plain: bytes) -> bytes:
 )
 def received(data: bytes) -> None:
     """Frames of a source through seal, decoder and applier, to the disk and to no other place."""
-    decoder, sealer = Decoder(KEYS, 0), KEYS.sealer(0, SOURCE)
+    keys = EITHER[data[0] // 2 % len(EITHER)]
+    decoder, sealer = Decoder(keys, 0), keys.sealer(0, SOURCE)
     where = OneDisk()
     applier = Applier(where, KEYS.digest_seed)
     sealed, plain, scratch = _BUFFERS

@@ -118,6 +118,12 @@ def test_status_says_how_many_senders_work_only_when_not_all_do() -> None:
     assert "at work" not in printed(drawn({**answers.STATUS, "job": job}, "status"))
 
 
+def test_status_says_what_seals_while_there_is_a_session() -> None:
+    assert "1.0 MiB, sealed with aegis-256x2" in printed(drawn(answers.STATUS, "status"))
+    job = {**answers.STATUS["job"], "cipher": ""}
+    assert "sealed" not in printed(drawn({**answers.STATUS, "job": job}, "status"))
+
+
 @given(st.integers(0, 1 << 60), st.integers(0, 1 << 60))
 def test_a_bar_is_full_only_at_the_end(done: int, total: int) -> None:
     text = drawing.bar(done, total).plain

@@ -44,6 +44,8 @@ FAILED = CheckpointFailed(
 )
 SOUND: list[ControlMessage] = [
     ENROL, INVENTORY, ORDER, REPORT, OPEN, OPENED, COMMIT, FAILED,
+    msgspec.structs.replace(OPEN, ciphers=("of-the-future", "aes-256-gcm")),
+    msgspec.structs.replace(OPENED, cipher="of-the-future"),
     Committed(answers=1, epoch=1), Ask(id=1, action="limit", bandwidth=0),
 ]  # fmt: skip
 
@@ -65,6 +67,13 @@ def test_a_sound_message_passes(message: ControlMessage) -> None:
         (ORDER, {"freeze_budget": 601.0}),
         (OPEN, {"job": "../x"}),
         (OPEN, {"round_trip": -0.1}),
+        (OPEN, {"ciphers": ()}),
+        (OPEN, {"ciphers": ("a",) * 17}),
+        (OPEN, {"ciphers": ("aes-256-gcm", "A B")}),
+        (OPEN, {"ciphers": ("x" * 65,)}),
+        (OPENED, {"cipher": ""}),
+        (OPENED, {"cipher": "x" * 65}),
+        (OPENED, {"cipher": "\x1b[31m"}),
         (OPEN, {"round_trip": 3600.0}),
         (COMMIT, {"job": "J"}),
         (REPORT, {"job": "*"}),

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 
 from protocol.errors import PROTOCOL, TAMPERED, TOO_LONG, LocalFault, PeerFault
 from protocol.wire import crypto
+from protocol.wire.ciphers import HERE
 from protocol.wire.crypto import Direction, Opener, Sealer, SessionKeys
-from protocol.wire.limits import CIPHERS, FRAMES_MAX, PLAINTEXT_MAX, REKEY_FRAMES, TAG
+from protocol.wire.limits import FRAMES_MAX, PLAINTEXT_MAX, REKEY_FRAMES, TAG
 
 SECRET = bytes(range(32))
 SESSION = bytes(range(100, 116))
 
 
-_cipher = [CIPHERS[0]]
+_cipher = [HERE[0]]
 
 
-@pytest.fixture(scope="module", params=CIPHERS, autouse=True)
+@pytest.fixture(scope="module", params=HERE, autouse=True)
 def cipher(request: pytest.FixtureRequest) -> str:
     """The one that :func:`session` uses. For all of a module: Hypothesis runs a test many times."""
     _cipher[0] = request.param
@@ -122,7 +123,7 @@ def test_every_connection_direction_and_session_has_its_own_key(
 
 def test_ciphers_share_no_key(cipher: str) -> None:
     mine = session().frame_key(0, Direction.FROM_SOURCE, 0)
-    for another in set(CIPHERS) - {cipher}:
+    for another in set(HERE) - {cipher}:
         keys = SessionKeys(SECRET, SESSION, another)
         assert keys.frame_key(0, Direction.FROM_SOURCE, 0) != mine
         refused(keys.opener(0, Direction.FROM_SOURCE), seal(pair()[0], b"content"))
@@ -221,3 +222,8 @@ def test_the_seed_of_digests_is_the_sessions_own() -> None:
 def test_a_secret_of_a_wrong_size_is_refused(secret: int, session: int) -> None:
     with pytest.raises(ValueError):
         SessionKeys(bytes(secret), bytes(session))
+
+
+def test_keys_of_no_cipher_are_refused() -> None:
+    with pytest.raises(ValueError, match="no cipher 'rot13' here"):
+        SessionKeys(SECRET, SESSION, "rot13")
