@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import xxhash
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -60,7 +61,7 @@ class BareCipher:
         self._key = secrets.token_bytes(32)
         self._gcm = AESGCM(self._key) if name == AES_256_GCM else None
         # Where there is none of it, no session has chosen it.
-        self._aegis = importlib.import_module("aeg").aegis256x2 if self._gcm is None else None
+        self._aegis: Any = importlib.import_module("aeg").aegis256x2 if self._gcm is None else None
 
     def seal(self, plain: memoryview, into: memoryview) -> None:
         """Into ``into``, which has 16 bytes more."""
