@@ -183,10 +183,10 @@ ORDER = (
         "lost-before-the-fence",
         3,
         "replicad/engine/job.py",
-        "        disks = await self._open_disks(order)\n        opened = await link.request(",
+        "        disks = await self._open_disks(order)\n        ciphers =",
         "        disks = await self._open_disks(order)\n"
         "        for past in self._limbo:\n            past.release()\n"
-        "        self._limbo.clear()\n        opened = await link.request(",
+        "        self._limbo.clear()\n        ciphers =",
         "tests/replicad/engine/test_in_order.py"
         "::test_what_was_in_flight_is_lost_only_after_the_next_session_has_opened",
     ),
