@@ -152,7 +152,8 @@ class SendMeter:
     travels. It outlives transfers, so a new session begins with what the last one knew."""
 
     def __init__(self) -> None:
-        self._stretches: deque[tuple[float, Sent]] = deque()
+        # Never changed, only replaced: sender threads ask what the loop measures.
+        self._stretches: tuple[tuple[float, Sent], ...] = ()
         self._at: float | None = None
         self._before = self._sweep = Sent()
         self._limit = 0
@@ -188,16 +189,17 @@ class SendMeter:
     def _take(self, seconds: float, carried: Sent) -> None:
         if not _tells(carried):
             return
-        self._stretches.append((seconds, carried))
-        while sum(s for s, _ in self._stretches) - self._stretches[0][0] >= SEND_WINDOW_SECONDS:
-            self._stretches.popleft()
+        stretches = (*self._stretches, (seconds, carried))
+        while sum(s for s, _ in stretches[1:]) >= SEND_WINDOW_SECONDS:
+            stretches = stretches[1:]
+        self._stretches = stretches
 
     def set_limit(self, limit: int) -> None:
         """The bandwidth limit (bytes per second on the wire, 0: none). What was measured under a
         lower one says nothing about what is possible now."""
         if limit != self._limit:
             if self._limit and (limit > self._limit or not limit):
-                self._stretches.clear()
+                self._stretches = ()
                 self._mixed = True  # what has been sent since the last sample was sent under both
             self._limit = limit
 
@@ -209,8 +211,9 @@ class SendMeter:
     @property
     def measured(self) -> float | None:
         """Bytes of content per second as measured; None before anything said so."""
-        seconds = sum(seconds for seconds, _ in self._stretches)
-        content = sum(c.logical - c.zeros for _, c in self._stretches)
+        stretches = self._stretches
+        seconds = sum(seconds for seconds, _ in stretches)
+        content = sum(c.logical - c.zeros for _, c in stretches)
         return content / seconds if seconds > 0 else None
 
     @property

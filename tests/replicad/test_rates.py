@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -164,3 +168,29 @@ def test_a_limit_that_is_lifted_within_a_pass_says_nothing_of_what_comes() -> No
     assert meter.capacity is None
     meter.end(13.0, Sent(130 * MB, 0, 130 * MB))
     assert meter.capacity == 100 * MB
+
+
+def test_senders_may_ask_while_the_loop_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sender thread asks how large an extent should be; the deque that was here broke then."""
+    monkeypatch.setattr(rates, "SEND_WINDOW_SECONDS", 300.0)
+    meter, over = SendMeter(), threading.Event()
+
+    def measure() -> None:
+        now = content = 0
+        meter.begin(0, Sent())
+        while not over.is_set():
+            now, content = now + 1, content + MB
+            meter.sample(now, Sent(content, 0, content, 0))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    measuring = threading.Thread(target=measure)
+    measuring.start()
+    try:
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            assert meter.capacity in {None, float(MB)}
+    finally:
+        over.set()
+        measuring.join()
+        sys.setswitchinterval(before)
