@@ -83,8 +83,11 @@ class End(asyncio.Protocol):
         self._judge()
 
     def _deliver(self) -> None:
+        # The next, whichever timer it is: two of one millisecond may come in either order.
         data = self._under_way.popleft()
-        if self.other is not None and self.other.transport is not None:
+        if not data:
+            self._end()
+        elif self.other is not None and self.other.transport is not None:
             self.other.transport.write(data)
 
     def _known(self, size: int) -> None:
@@ -113,7 +116,8 @@ class End(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The end travels behind what was said."""
         at = self._way.arrives(0, self._loop.time())
-        self._loop.call_at(at, self._end)
+        self._under_way.append(b"")
+        self._loop.call_at(at, self._deliver)
         return True
 
     def _end(self) -> None:
