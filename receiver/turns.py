@@ -5,9 +5,8 @@ AES-256-GCM (measured: two threads take twice as long as one; AEGIS lets go of i
 dozens of workers, because a disk can keep one for seconds; but when dozens queue for that lock,
 each for a third of a millisecond, the event loop queues with them, and an order of an administrator
 takes ten seconds (docs/decisions/0175). So of all workers only as many compute as can do something
-by it: one that does, and one that is ready to.
-The others wait here, without the lock. What releases it (receiving, decompressing, reading and
-writing disks) needs no turn.
+by it: one that does, and one that is ready to. The others wait here, without the lock. What
+releases it for long (receiving, decompressing, reading and writing disks) needs no turn.
 
 There is one such lock in a process, so there is one :data:`turn`.
 """

@@ -58,6 +58,8 @@ def test_what_a_receiver_takes_is_what_is_used(tmp_path: Path, cipher: str) -> N
         both.create()
         both.synced()
         assert both.status()["job"]["cipher"] == cipher
+        for side in (both.source, both.receiver):
+            assert f'"cipher":"{cipher}"' in side.log.read_text()
         assert same_content(both.intermediate(), image)
 
 

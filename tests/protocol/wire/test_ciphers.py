@@ -136,12 +136,12 @@ def test_the_fastest_is_offered_first(takes: dict[str, float]) -> None:
         assert sorted(offer()) == sorted(HERE)
 
 
-def test_how_fast_they_are_is_measured_once_and_of_the_processor() -> None:
+def test_how_fast_they_are_is_measured_once() -> None:
     measured = ciphers._seconds()
     assert measured is ciphers._seconds()
     assert set(measured) == set(HERE)
-    # 64 KiB at 100 MB/s to 100 GB/s.
-    assert all(0.6e-6 < seconds < 6e-4 for seconds in measured.values()), measured
+    # 64 KiB at 10 MB/s to 100 GB/s.
+    assert all(0.6e-6 < seconds < 6e-3 for seconds in measured.values()), measured
 
 
 def test_a_receiver_does_not_take_what_is_slow_here(takes: dict[str, float]) -> None:
