@@ -234,7 +234,8 @@ class SendersView(View, frozen=True):
 class JobStatus(View, frozen=True):
     """The job as the source sees it: a JobReport in the words of ``status``. ``connections``: data
     connections of the present session, more on a long line; 0 while there is none.
-    ``cipher``: what seals the frames of the present session, '' while there is none.
+    ``cipher``: what seals the frames of the present session, '' while there is none, and
+    ``congestion``: the congestion control of its connections, by the kernel's name.
     ``extent_bytes``: the largest extent that is sent at once, smaller on a slow line."""
 
     id: str
@@ -252,6 +253,7 @@ class JobStatus(View, frozen=True):
     connections: int
     senders: SendersView
     cipher: str
+    congestion: str
     extent_bytes: int
     sentence: str
     convergence: Convergence

@@ -23,6 +23,7 @@ from protocol.local.values import (
     auto_or,
     between,
     read_cipher,
+    read_congestion,
     read_extent,
     seconds_up_to,
 )
@@ -83,13 +84,15 @@ class Tuning(Section, frozen=True):
 
     ``extent``: bytes of one; ``senders``: that work at once, of those that the receiver offers
     connections for; ``courtesy``: whether reading steps back where others wait for a disk;
-    ``cipher``: what seals frames, the fastest here unless it is fixed.
+    ``cipher``: what seals frames, the fastest here unless it is fixed; ``congestion``: the
+    congestion control of data connections.
     """
 
     extent: Annotated[int, auto_or(Reads(read_extent))] = 0
     senders: Annotated[int, auto_or(between(1, 64))] = 0
     courtesy: Literal["auto", "off"] = "auto"
     cipher: Annotated[str, Reads(read_cipher)] = "auto"
+    congestion: Annotated[str, Reads(read_congestion)] = "auto"
 
 
 class Config(Section, frozen=True):

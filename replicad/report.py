@@ -38,6 +38,7 @@ class Sending:
     connections: int = 0
     senders: SendersView = field(default_factory=lambda: SendersView(0, ""))
     cipher: str = ""
+    congestion: str = ""
     reading: tuple[ReadingView, ...] = ()
 
 
@@ -104,6 +105,7 @@ def job_status(order: JobOrder, report: JobReport, now: Snapshot) -> JobStatus:
         connections=now.sending.connections,
         senders=now.sending.senders,
         cipher=now.sending.cipher,
+        congestion=now.sending.congestion,
         extent_bytes=now.extent_fixed or extent_for(report.convergence.send_bytes_per_second),
         sentence=report.sentence,
         convergence=report.convergence,

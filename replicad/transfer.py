@@ -19,6 +19,7 @@ from functools import partial
 from typing import Self
 
 from protocol.errors import CONNECTION_LOST, INTERNAL, PROTOCOL, Fault
+from protocol.link import congestion
 from protocol.link import data as link
 from protocol.local import crash, log
 from protocol.wire.alive import Alive
@@ -60,6 +61,7 @@ class Transfer:
 
     Attributes:
         acked_bytes: logical bytes that were durably acknowledged in this transfer.
+        congestion: the congestion control of its connections, '' before there is one.
         courtesies: how each disk is read, by its number.
         processors: how many of its senders work.
     """
@@ -93,6 +95,8 @@ class Transfer:
         )
         self._pacer = pacer
         self._compress = compress
+        self._congestion = fixed.congestion
+        self.congestion = ""
         self._feed = Feed()
         self._inflight = InFlight(Window(WINDOW_BATCHES, opened.window_bytes))
         self._senders: dict[int, Sender] = {}
@@ -143,8 +147,11 @@ class Transfer:
             self._beat_later()
 
     async def _connect(self, index: int) -> None:
-        sock = await link.dial(self._host, self._opened.data_port, self._keys, index)
+        sock = await link.dial(
+            self._host, self._opened.data_port, self._keys, index, self._congestion
+        )
         self._sockets.append(sock)
+        self.congestion = congestion.of(sock)
         reader = link.AnswerReader(
             sock, self._keys, index, partial(self._on_frame, index), self.fail
         )

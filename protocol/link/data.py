@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from protocol.errors import CONNECTION_LOST, PROTOCOL, UNREACHABLE, Fault
+from protocol.link.congestion import AUTO, Congestion
 from protocol.local import crash
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.data import DataHello, FrameReader
@@ -40,8 +41,13 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
 
-async def dial(host: str, port: int, keys: SessionKeys, index: int) -> socket.socket:
+async def dial(
+    host: str, port: int, keys: SessionKeys, index: int, congestion: str = AUTO
+) -> socket.socket:
     """Connect, say hello as connection ``index`` of the session. The answer comes later.
+
+    Args:
+        congestion: the name of a congestion control, or AUTO.
 
     Raises:
         LocalFault: UNREACHABLE.
@@ -55,7 +61,9 @@ async def dial(host: str, port: int, keys: SessionKeys, index: int) -> socket.so
             sock = socket.socket(family, kind, proto)
             try:
                 sock.setblocking(False)
+                control = Congestion(sock, congestion)
                 await loop.sock_connect(sock, where)
+                control.connected()
                 tune(sock)
                 await loop.sock_sendall(sock, DataHello(keys.session, index).encode(keys))
                 crash.here("link.hello_said")

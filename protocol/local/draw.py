@@ -326,6 +326,8 @@ def status(view: SourceStatus) -> RenderableType:
     sending = f"{view.job.connections}, extents of {format_size(view.job.extent_bytes)}"
     if view.job.cipher:
         sending += f", sealed with {view.job.cipher}"
+    if view.job.congestion:
+        sending += f", congestion control {view.job.congestion}"
     rows.append(("connections", Text(sending)))
     if (senders := view.job.senders).because:
         rows.append(("senders", plain(f"{senders.at_work} at work: {senders.because}")))

@@ -280,7 +280,11 @@ class JobEngine:
                 self.standing.speed.restart()
                 self.standing.sentence = ""
                 _log.info(
-                    "session.opened", job=order.job, session=opened.session, cipher=opened.cipher
+                    "session.opened",
+                    job=order.job,
+                    session=opened.session,
+                    cipher=opened.cipher,
+                    congestion=transfer.congestion,
                 )
                 crash.here("session.running")
                 session = Session(

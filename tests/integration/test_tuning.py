@@ -22,7 +22,7 @@ SIZE = 24 << 20
 def fix(both: Pair) -> None:
     with both.source.config.open("a") as config:
         config.write('[tuning]\nextent = "64 KiB"\nsenders = 2\ncourtesy = "off"\n')
-        config.write('cipher = "aes-256-gcm"\n')
+        config.write('cipher = "aes-256-gcm"\ncongestion = "reno"\n')
     with both.receiver.config.open("a") as config:
         config.write('[tuning]\nconnections = 3\nworkers = 1\nsync = "400ms"\n')
 
@@ -40,6 +40,7 @@ def test_both_daemons_do_as_they_are_told(tmp_path: Path) -> None:
         assert job["senders"] == {"at_work": 2, "because": "fixed by the configuration"}
         assert job["extent_bytes"] == 64 << 10
         assert job["cipher"] == "aes-256-gcm"
+        assert job["congestion"] == "reno"
         # Groups form for so long although a sync takes next to nothing here.
         until(lambda: both.show()["group_seconds"] == 0.4, what="the group")
         both.receiver.run("job", "set", both.job, "bandwidth=0")

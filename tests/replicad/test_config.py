@@ -50,13 +50,19 @@ def test_the_values_of_a_full_file() -> None:
     assert loaded.runtime.group == "replicad"
     assert loaded.log.level == "debug"
     assert loaded.tuning == config.Tuning(
-        extent=256 << 10, senders=1, courtesy="off", cipher="aes-256-gcm"
+        extent=256 << 10,
+        senders=1,
+        courtesy="off",
+        cipher="aes-256-gcm",
+        congestion="reno",
     )
 
 
 def test_what_is_not_fixed_follows_what_is_measured() -> None:
     assert config.load(SAMPLES / "valid/tuning_auto.toml").tuning == config.Tuning()
-    assert config.Tuning() == config.Tuning(extent=0, senders=0, courtesy="auto", cipher="auto")
+    assert config.Tuning() == config.Tuning(
+        extent=0, senders=0, courtesy="auto", cipher="auto", congestion="auto"
+    )
 
 
 def test_sections_may_be_written_in_every_toml_way() -> None:

@@ -164,6 +164,7 @@ SOURCE_JOB: dict[str, Any] = {
     "connections": 4,
     "senders": {"at_work": 3, "because": "4 waited 31% of the time for a processor"},
     "cipher": "aegis-256x2",
+    "congestion": "cubic",
     "extent_bytes": 1 << 20,
     "reconnects": 0,
 }

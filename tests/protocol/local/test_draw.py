@@ -120,8 +120,11 @@ def test_status_says_how_many_senders_work_only_when_not_all_do() -> None:
 
 def test_status_says_what_seals_while_there_is_a_session() -> None:
     assert "sealed with aegis-256x2" in printed(drawn(answers.STATUS, "status"))
-    job = {**answers.STATUS["job"], "cipher": ""}
-    assert "sealed" not in printed(drawn({**answers.STATUS, "job": job}, "status"))
+    assert "congestion control cubic" in printed(drawn(answers.STATUS, "status"))
+    job = {**answers.STATUS["job"], "cipher": "", "congestion": ""}
+    without = printed(drawn({**answers.STATUS, "job": job}, "status"))
+    assert "sealed" not in without
+    assert "congestion" not in without
 
 
 @given(st.integers(0, 1 << 60), st.integers(0, 1 << 60))
