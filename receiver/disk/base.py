@@ -61,6 +61,7 @@ class IntermediateDisk(abc.ABC):
         self.lease: Lease | None = None
         self._descriptor = descriptor
         self._syncing = threading.Lock()
+        self._writing: contextlib.AbstractContextManager[object] = _UNLEASED
         self._calls = Calls(path, self._fault)
 
     @property
@@ -86,7 +87,7 @@ class IntermediateDisk(abc.ABC):
         """
         for offset, content in pieces:
             self._check_within(offset, len(content))
-        with self._calls, self.lease or _UNLEASED:
+        with self._calls, self.lease or _UNLEASED, self._writing:
             self._check_room()
             for offset, content in pieces:
                 done = 0
@@ -102,7 +103,7 @@ class IntermediateDisk(abc.ABC):
             ValueError: the range is not within the disk, or the disk is closed.
         """
         self._check_within(offset, length)
-        with self._calls, self.lease or _UNLEASED:
+        with self._calls, self.lease or _UNLEASED, self._writing:
             if length and not self._zero_by_kernel(offset, length):
                 self._write_zeros(offset, length)
 

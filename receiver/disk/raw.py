@@ -20,6 +20,7 @@ import contextlib
 import errno
 import os
 import re
+import threading
 from typing import TYPE_CHECKING
 
 from protocol.errors import (
@@ -70,6 +71,9 @@ class RawDisk(IntermediateDisk):
         super().__init__(descriptor, path, size, known_zero=known_zero)
         self.job = job
         self.doubt = doubt
+        # The kernel lets one writer at a time into a file, and has the others spin meanwhile: of a
+        # copy into new pages that took a sixth of both processors. Who waits here sleeps.
+        self._writing = threading.Lock()
 
     @property
     def trusted(self) -> bool:

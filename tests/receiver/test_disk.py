@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -154,6 +155,24 @@ def test_many_threads_write_at_once(disk: IntermediateDisk) -> None:
         list(pool.map(work, range(SIZE // step)))
     disk.sync()
     assert content(disk) == b"".join(bytes([n % 255 + 1]) * step for n in range(SIZE // step))
+
+
+def test_one_writer_at_a_time_is_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    within, most = 0, 0
+    pwrite = os.pwrite
+
+    def slow(fd: int, content: memoryview, offset: int) -> int:
+        nonlocal within, most
+        within += 1
+        most = max(most, within)
+        time.sleep(0.01)
+        within -= 1
+        return pwrite(fd, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    with raw(tmp_path) as disk, ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda at: disk.write(at * 4096, memoryview(bytes(4096))), range(8)))
+    assert most == 1
 
 
 def test_short_writes_are_finished(disk: IntermediateDisk, monkeypatch: pytest.MonkeyPatch) -> None:
