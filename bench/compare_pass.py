@@ -1,7 +1,8 @@
 """How fast do both sides find 1 % that differs, beside reading both sides once?
 
-The peer is one ``dd`` a side, both at the same time, into nothing: what a comparison cannot do
-without. Ours also hashes, says the digests, answers, and sends what differs.
+The peer is one ``dd`` a side, both at the same time, into nothing. Ours also hashes, says the
+digests, answers, reads once more what differs, and sends it. So what nobody can do without is shown
+beside it: two bare loops that read and hash each side once (:mod:`bench.bare`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.bare import hash_both
 from bench.contest import RATE, Figures, Goal, Metric, Options, Question, Scene
 from bench.images import GIB, MIB, random_image, scatter
 from bench.leftovers import scratch
@@ -41,6 +43,11 @@ def read_both(one: Path, other: Path) -> Figures:
     return {"rate": one.stat().st_size / spent.seconds}
 
 
+def hashed(one: Path, other: Path) -> Figures:
+    """Both files, read and hashed once, at the same time."""
+    return {"rate": one.stat().st_size / hash_both(one, other)}
+
+
 @contextlib.contextmanager
 def scene(options: Options) -> Iterator[Scene]:
     """A job whose first pass is done. Writes to a file are not tracked, so every sync compares."""
@@ -56,6 +63,7 @@ def scene(options: Options) -> Iterator[Scene]:
                 {
                     "replicad": lambda: compared(we, image, next(seeds)),
                     "read both sides": lambda: read_both(image, copy),
+                    "hash both sides": lambda: hashed(image, copy),
                 },
                 size=size,
             )
@@ -71,6 +79,15 @@ QUESTION = Question(
             "rate",
             ">=",
             0.7,
+            peers=("read both sides",),
+        ),
+        Goal("of the bare loops", "rate", ">=", None, peers=("hash both sides",)),
+        Goal(
+            "the bare loops themselves, of reading",
+            "rate",
+            ">=",
+            None,
+            ours="hash both sides",
             peers=("read both sides",),
         ),
     ),
