@@ -6,7 +6,7 @@ pages are there and zeroed: else the machine's first touch of a page is most of 
 The share of a job is its part of what came from when the last one had sent something until the
 first one had sent all, held against an equal part. What came is what its copy holds (nothing of
 the image is zero), so nobody is asked who is at work. That is a pass of its own, in which each of
-the 50 has a bandwidth limit far above an equal share, so that the first one has not ended before
+the 50 has a bandwidth limit above an equal share, so that the first one has not ended before
 the last one has begun; how fast they are is measured without.
 """
 

@@ -19,7 +19,6 @@ from functools import partial
 from typing import Self
 
 from protocol.errors import CONNECTION_LOST, INTERNAL, PROTOCOL, Fault
-from protocol.link import congestion
 from protocol.link import data as link
 from protocol.local import crash, log
 from protocol.wire.alive import Alive
@@ -61,7 +60,7 @@ class Transfer:
 
     Attributes:
         acked_bytes: logical bytes that were durably acknowledged in this transfer.
-        congestion: the congestion control of its connections, '' before there is one.
+        congestions: the congestion control of its connections, as a rule the same of all.
         courtesies: how each disk is read, by its number.
         processors: how many of its senders work.
     """
@@ -96,7 +95,7 @@ class Transfer:
         self._pacer = pacer
         self._compress = compress
         self._congestion = fixed.congestion
-        self.congestion = ""
+        self.congestions: set[str] = set()
         self._feed = Feed()
         self._inflight = InFlight(Window(WINDOW_BATCHES, opened.window_bytes))
         self._senders: dict[int, Sender] = {}
@@ -147,11 +146,9 @@ class Transfer:
             self._beat_later()
 
     async def _connect(self, index: int) -> None:
-        sock = await link.dial(
-            self._host, self._opened.data_port, self._keys, index, self._congestion
-        )
+        where = self._host, self._opened.data_port
+        sock, control = await link.dial(*where, self._keys, index, self._congestion)
         self._sockets.append(sock)
-        self.congestion = congestion.of(sock)
         reader = link.AnswerReader(
             sock, self._keys, index, partial(self._on_frame, index), self.fail
         )
@@ -163,6 +160,7 @@ class Transfer:
             self.fail(CONNECTION_LOST.peer(peer="the receiver", detail="no answer to a hello"))
         if self._failed.done():
             self._failed.result()
+        self.congestions.add(control.connected())
         sender = Sender(
             sock,
             self._keys,

@@ -18,6 +18,8 @@ import socket
 import struct
 from typing import Final
 
+from protocol.local import log
+
 AUTO: Final = "auto"
 
 NEAR_SECONDS: Final = 0.001
@@ -32,6 +34,8 @@ _MIN_RTT_AT: Final = 148
 
 _UNKNOWN: Final = 0xFFFFFFFF
 _u32 = struct.Struct("=I")
+
+_log = log.get("congestion")
 
 
 def is_paced(name: str) -> bool:
@@ -67,31 +71,42 @@ class Congestion:
     """Of one socket: make it before the socket is connected.
 
     Args:
-        fixed: a name that it is to have, :data:`AUTO` to choose.
-
-    Raises:
-        OSError: the kernel does not have what is fixed, or not for us.
+        fixed: a name that it is to have, :data:`AUTO` to choose. One that the kernel does not have
+            for us is no reason not to copy: it is said, and the system's is used.
     """
 
     def __init__(self, sock: socket.socket, fixed: str = AUTO) -> None:
         self._sock = sock
         self._system = of(sock)
+        self._instead = ""
         if fixed != AUTO:
-            choose(sock, fixed)
-            self._system = fixed
+            try:
+                choose(sock, fixed)
+            except OSError as error:
+                because = error.strerror or str(error)
+                _log.warning("congestion.refused", name=fixed, because=because, has=self._system)
         elif is_paced(self._system):
-            _first_of(sock, _UNPACED)
+            self._instead = _first_of(sock, _UNPACED)
 
-    def connected(self) -> None:
-        """The connection is there, and with it the length of the line."""
-        length = round_trip(self._sock)
-        if of(self._sock) != self._system and (length is None or length >= NEAR_SECONDS):
-            choose(self._sock, self._system)
+    def connected(self) -> str:
+        """The peer has answered, so the length of the line is known; the name of what the socket
+        has from now on."""
+        # Connecting may have given it another one: that of the route (ip-route(8), congctl).
+        if self._instead and of(self._sock) == self._instead and not _is_near(self._sock):
+            with contextlib.suppress(OSError):  # what it has works
+                choose(self._sock, self._system)
+        return of(self._sock)
 
 
-def _first_of(sock: socket.socket, names: tuple[str, ...]) -> None:
-    """Give a socket the first of these that it may have; none of them: it stays as it is."""
+def _is_near(sock: socket.socket) -> bool:
+    length = round_trip(sock)
+    return length is not None and length < NEAR_SECONDS
+
+
+def _first_of(sock: socket.socket, names: tuple[str, ...]) -> str:
+    """Give a socket the first of these that it may have; '' when it stays as it is."""
     for name in names:
         with contextlib.suppress(OSError):
             choose(sock, name)
-            return
+            return name
+    return ""

@@ -43,8 +43,9 @@ def tune(sock: socket.socket) -> None:
 
 async def dial(
     host: str, port: int, keys: SessionKeys, index: int, congestion: str = AUTO
-) -> socket.socket:
-    """Connect, say hello as connection ``index`` of the session. The answer comes later.
+) -> tuple[socket.socket, Congestion]:
+    """Connect, say hello as connection ``index`` of the session. The answer comes later; tell the
+    socket's :class:`Congestion` then.
 
     Args:
         congestion: the name of a congestion control, or AUTO.
@@ -63,7 +64,6 @@ async def dial(
                 sock.setblocking(False)
                 control = Congestion(sock, congestion)
                 await loop.sock_connect(sock, where)
-                control.connected()
                 tune(sock)
                 await loop.sock_sendall(sock, DataHello(keys.session, index).encode(keys))
                 crash.here("link.hello_said")
@@ -74,7 +74,7 @@ async def dial(
         raise UNREACHABLE.fault(address=address, detail="no answer in time") from None
     except OSError as error:
         raise UNREACHABLE.fault(address=address, detail=error.strerror or str(error)) from error
-    return sock
+    return sock, control
 
 
 def send_all(sock: socket.socket, view: memoryview, stopped: Callable[[], bool]) -> float:

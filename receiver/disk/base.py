@@ -87,12 +87,13 @@ class IntermediateDisk(abc.ABC):
         """
         for offset, content in pieces:
             self._check_within(offset, len(content))
-        with self._calls, self.lease or _UNLEASED, self._writing:
+        with self._calls, self.lease or _UNLEASED:
             self._check_room()
             for offset, content in pieces:
                 done = 0
                 while done < len(content):
-                    done += os.pwrite(self._descriptor, content[done:], offset + done)
+                    with self._writing:
+                        done += os.pwrite(self._descriptor, content[done:], offset + done)
                 crash.here("segment.written")
 
     def zero(self, offset: int, length: int) -> None:
@@ -103,7 +104,7 @@ class IntermediateDisk(abc.ABC):
             ValueError: the range is not within the disk, or the disk is closed.
         """
         self._check_within(offset, length)
-        with self._calls, self.lease or _UNLEASED, self._writing:
+        with self._calls, self.lease or _UNLEASED:
             if length and not self._zero_by_kernel(offset, length):
                 self._write_zeros(offset, length)
 

@@ -284,7 +284,7 @@ class JobEngine:
                     job=order.job,
                     session=opened.session,
                     cipher=opened.cipher,
-                    congestion=transfer.congestion,
+                    congestion=", ".join(sorted(transfer.congestions)),
                 )
                 crash.here("session.running")
                 session = Session(

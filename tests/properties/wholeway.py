@@ -249,8 +249,10 @@ class WholeWay:
 
     # --- the wire -----------------------------------------------------------------------------
 
-    async def dial(self, host: str, port: int, keys: SessionKeys, index: int) -> Any:
-        del host, port
+    async def dial(
+        self, host: str, port: int, keys: SessionKeys, index: int, congestion: str
+    ) -> tuple[Any, Any]:
+        del host, port, congestion
         receiver = self.receiver
         cable = Cable()
         self.cables.append(cable)
@@ -266,7 +268,7 @@ class WholeWay:
                 cable.end()
 
         receiver.loop.call_soon(arrive)
-        return cable.source
+        return cable.source, SimpleNamespace(connected=lambda: "sim")
 
     def live_cables(self) -> list[Cable]:
         return [cable for cable in self.cables if not cable.cut_off]

@@ -23,7 +23,7 @@ HERE: Final = "198.18.203.1"
 THERE: Final = "198.18.203.2"
 """Of the addresses for measuring networks (RFC 2544), which nobody routes."""
 
-_DEVICE: Final = "replicad-far0"
+DEVICE: Final = "replicad-far0"
 _TUNSETIFF: Final = 0x400454CA
 _IFF_TUN_NO_PI: Final = 0x1001
 _PACKET_MAX: Final = 65535
@@ -34,10 +34,10 @@ def far_away(seconds: float) -> Iterator[None]:
     """THERE is HERE, ``seconds`` there and ``seconds`` back. Needs root."""
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", _DEVICE.encode(), _IFF_TUN_NO_PI))
+        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", DEVICE.encode(), _IFF_TUN_NO_PI))
         for words in (
-            ["addr", "add", f"{HERE}/30", "dev", _DEVICE],
-            ["link", "set", _DEVICE, "up"],
+            ["addr", "add", f"{HERE}/30", "dev", DEVICE],
+            ["link", "set", DEVICE, "up"],
         ):
             subprocess.run(["ip", *words], check=True, timeout=30)
         ended = threading.Event()

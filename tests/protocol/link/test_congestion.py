@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from protocol.link.congestion import AUTO, Congestion, choose, of, round_trip
+from protocol.link.congestion import AUTO, NEAR_SECONDS, Congestion, choose, of, round_trip
 from protocol.local.values import read_congestion
-from tests.support.faraway import HERE, THERE, far_away
+from tests.support.faraway import DEVICE, HERE, THERE, far_away
+
+ATTEMPTS = 20
+"""On a busy machine a handshake may take a millisecond."""
 
 
 @contextlib.contextmanager
@@ -27,17 +31,20 @@ def connected(
         before = of(sock)
         sock.settimeout(10.0)
         sock.connect((to or host, listener.getsockname()[1]))
-        congestion.connected()
-        yield before, of(sock), sock
+        yield before, congestion.connected(), sock
 
 
 @pytest.mark.root
 def test_a_near_peer_is_sent_to_without_pacing() -> None:
-    with connected("bbr") as (before, after, sock):
-        assert (before, after) == ("cubic", "cubic")
-        length = round_trip(sock)
-        assert length is not None
-        assert 0 < length < 0.001
+    for _ in range(ATTEMPTS):
+        with connected("bbr") as (before, after, sock):
+            assert before == "cubic"
+            length = round_trip(sock)
+            assert length is not None
+            assert after == ("cubic" if length < NEAR_SECONDS else "bbr")
+            if length < NEAR_SECONDS:
+                return
+    pytest.fail("a peer on this machine was never near")
 
 
 @pytest.mark.root
@@ -65,15 +72,29 @@ def test_what_is_fixed_stays_fixed(system: str, fixed: str) -> None:
         assert (before, after) == (fixed, fixed)
 
 
-@pytest.mark.parametrize("name", ["bbr9", "", "x" * 99, "a\0b"])
-def test_what_the_kernel_does_not_have_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="this kernel has none of that name; see sysctl"):
+def test_what_the_kernel_does_not_have_is_no_reason_not_to_copy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with connected("cubic", "bbr9") as (before, after, _):
+        assert (before, after) == ("cubic", "cubic")
+    assert "congestion.refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bbr 9", "", "x" * 16, "a\0b", "bbr\n"])
+def test_what_can_be_no_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="must be a name that sysctl"):
         read_congestion(name)
-
-
-def test_what_it_has_is_taken() -> None:
     assert read_congestion("reno") == "reno"
     assert read_congestion(AUTO) == AUTO
+
+
+@pytest.mark.root
+def test_the_routes_own_stays() -> None:
+    route = ["ip", "route", "replace", f"{THERE}/32", "dev", DEVICE, "congctl", "reno"]
+    with far_away(0.005):
+        subprocess.run(route, check=True, timeout=30)
+        with connected("bbr", host=HERE, to=THERE) as (before, after, _):
+            assert (before, after) == ("cubic", "reno")
 
 
 @pytest.mark.root
