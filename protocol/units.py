@@ -170,9 +170,14 @@ def parse_instant(text: str) -> datetime:
         raise _refusal(text, "an instant", _INSTANT_HELP) from error
 
 
+_MOST: Final = 1e300
+"""A whole number may be too large to be divided: what a peer says is shown, whatever it is."""
+
+
 def _scaled(value: float, base: int, names: tuple[str, ...]) -> str:
     """``value`` with three significant digits in the unit that keeps it below ``base``."""
     step = 0
+    value = min(value, _MOST)
     # 999.5 would print as 1000: the next unit is taken from where rounding reaches it.
     while value >= base - 0.5 and step < len(names) - 1:
         value /= base

@@ -158,6 +158,12 @@ def test_formatted_rates(rate: float, text: str) -> None:
     assert units.format_rate(rate) == text
 
 
+def test_a_number_that_is_too_large_to_be_divided_is_shown() -> None:
+    assert units.format_size(10**400).endswith(" EiB")
+    assert units.format_size(-(10**400)).startswith("-")
+    assert units.format_rate(10**400)
+
+
 def test_a_limit_of_zero_is_unlimited() -> None:
     assert units.format_limit(0) == "unlimited"
     assert units.format_limit(25_000_000) == "25 MB/s"
