@@ -60,7 +60,6 @@ class Transfer:
 
     Attributes:
         acked_bytes: logical bytes that were durably acknowledged in this transfer.
-        congestions: the congestion control of its connections, as a rule the same of all.
         courtesies: how each disk is read, by its number.
         processors: how many of its senders work.
     """
@@ -95,7 +94,7 @@ class Transfer:
         self._pacer = pacer
         self._compress = compress
         self._congestion = fixed.congestion
-        self.congestions: set[str] = set()
+        self._congestions: set[str] = set()
         self._feed = Feed()
         self._inflight = InFlight(Window(WINDOW_BATCHES, opened.window_bytes))
         self._senders: dict[int, Sender] = {}
@@ -160,7 +159,7 @@ class Transfer:
             self.fail(CONNECTION_LOST.peer(peer="the receiver", detail="no answer to a hello"))
         if self._failed.done():
             self._failed.result()
-        self.congestions.add(control.connected())
+        self._congestions.add(control.connected())
         sender = Sender(
             sock,
             self._keys,
@@ -237,6 +236,11 @@ class Transfer:
     def cipher(self) -> str:
         """What seals its frames, by its name on the wire."""
         return self._opened.cipher
+
+    @property
+    def congestion(self) -> str:
+        """The congestion control of its connections, as a rule the same of all."""
+        return ", ".join(sorted(self._congestions))
 
     def _threads(self) -> list[int]:
         return [sender.native_id or 0 for _, sender in sorted(self._senders.items())]

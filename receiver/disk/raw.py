@@ -72,7 +72,7 @@ class RawDisk(IntermediateDisk):
         self.job = job
         self.doubt = doubt
         # The kernel lets one writer at a time into a file, and has the others spin meanwhile: of a
-        # first copy into a new file that took a sixth of both processors (perf). Who waits here
+        # first copy into a new file that took 19 % of both processors (perf). Who waits here
         # sleeps.
         self._writing = threading.Lock()
 

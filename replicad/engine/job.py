@@ -284,7 +284,7 @@ class JobEngine:
                     job=order.job,
                     session=opened.session,
                     cipher=opened.cipher,
-                    congestion=", ".join(sorted(transfer.congestions)),
+                    congestion=transfer.congestion,
                 )
                 crash.here("session.running")
                 session = Session(

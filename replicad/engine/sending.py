@@ -21,7 +21,7 @@ def sending(transfer: Transfer | None, disks: DiskSet | None) -> Sending:
         connections=transfer.connections,
         senders=SendersView(now.at_work, now.because),
         cipher=transfer.cipher,
-        congestion=", ".join(sorted(transfer.congestions)),
+        congestion=transfer.congestion,
         reading=tuple(
             ReadingView(disk.path, way.share, way.because)
             for disk in disks.disks

@@ -41,6 +41,7 @@ def test_both_daemons_do_as_they_are_told(tmp_path: Path) -> None:
         assert job["extent_bytes"] == 64 << 10
         assert job["cipher"] == "aes-256-gcm"
         assert job["congestion"] == "reno"
+        assert '"congestion":"reno"' in both.source.log.read_text()
         # Groups form for so long although a sync takes next to nothing here.
         until(lambda: both.show()["group_seconds"] == 0.4, what="the group")
         both.receiver.run("job", "set", both.job, "bandwidth=0")
