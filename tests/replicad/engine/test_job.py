@@ -66,8 +66,11 @@ class World:
         await self.until(lambda: self.report and self.report.state == state)
 
     async def synced(self) -> None:
-        await self.until(lambda: self.report and self.report.disks)
-        await self.until(lambda: self.report.disks[0].passed and self.equal)
+        def passed() -> bool:
+            report = self.report  # its disks are gone while a fault has them opened anew
+            return bool(report and report.disks and report.disks[0].passed)
+
+        await self.until(lambda: passed() and self.equal)
 
     @property
     def report(self) -> Any:
