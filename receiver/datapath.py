@@ -62,8 +62,12 @@ LINGER_MS = 3
 """Milliseconds that a worker waits for more before it gives the connection back. Not while
 another connection has something and no worker."""
 
+OWED_MAX = 256 << 10
+"""Bytes of answers to digests that wait for a source that does not read them, after which no more
+of its frames are read: it may compare faster than it listens."""
+
 REPLIES_MAX = 1 << 20
-"""Bytes of answers that may wait for a source that does not read them."""
+"""Bytes of all answers that may wait for a source that does not read them."""
 
 _log = log.get("datapath")
 
@@ -138,6 +142,8 @@ class DataConnection:
         self._poll.register(sock, select.POLLIN)
         self._loop = asyncio.get_running_loop()
         self._replies = bytearray()
+        self._asked = self._told = 0  # bytes of answers to digests: of a worker, and of the loop
+        self._held_back = False
         self._pings = Allowance(PINGS_RATE, PINGS_BURST, time.monotonic())
         self._reply = memoryview(bytearray(REPLY_FRAME_MAX + LENGTH + TAG))
         self._closing = False
@@ -162,6 +168,7 @@ class DataConnection:
             return
         self._spoken = self._loop.time()
         sealed = self._sealer.seal(payload + encode_meta(frame), self._reply)
+        self._told += len(payload)
         self._replies += self._reply[: sealed.size]
         if len(self._replies) > REPLIES_MAX:
             self._end(CONNECTION_LOST.peer(peer="the source", detail="it reads no answers"))
@@ -199,9 +206,18 @@ class DataConnection:
             self._end(CONNECTION_LOST.peer(peer="the source", detail=str(error)))
             return
         self._loop.remove_writer(self._sock.fileno())
+        if self._held_back:
+            self._watch()
+
+    @property
+    def _owes_too_much(self) -> bool:
+        return self._asked - self._told + len(self._replies) > OWED_MAX
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._sock.fileno(), self._readable)
+        """Hear of what comes; while too much is to be said, of what has been said."""
+        self._held_back = self._owes_too_much
+        if not self._held_back:
+            self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def _readable(self) -> None:
         if self._closing:
@@ -255,7 +271,7 @@ class DataConnection:
     def _pump(self, service: Service) -> bool:
         """Receive until nothing comes (False), or until it is others' turn (True)."""
         reader, sock = self._reader, self._sock
-        while not self._closing:
+        while not (self._closing or self._owes_too_much):
             try:
                 count = sock.recv_into(reader.want())
             except BlockingIOError:
@@ -287,11 +303,12 @@ class DataConnection:
             logical = self._applier.data(frame, payload)
             self.logical_bytes += logical
         elif isinstance(frame, Digests):
-            bits = self._applier.digests(frame, payload, self.buffer.view)
+            answer = self._applier.digests(frame, payload, self.buffer.view)
             crash.here("frame.compared")
+            self._asked += len(answer)
             # Queued before the frame is called written, so before any ack that covers it.
             diff = Diff(sequence, block_count(frame))
-            self._loop.call_soon_threadsafe(self.send, diff, bits)
+            self._loop.call_soon_threadsafe(self.send, diff, answer)
         elif isinstance(frame, Ping):
             service.sleep(self._pings.spend(1, time.monotonic()))
             self._loop.call_soon_threadsafe(self.send, Pong(frame.value))

@@ -1,24 +1,24 @@
 """What a comparison says: from the receiver's bits to granules that must be sent.
 
-Both ends hash blocks of 64 KiB, then the 4 KiB blocks inside those that differ, so the digests
-of an equal disk are 1/4,096 of it and a difference is found to the granule. Everything here is
-pure; ranges are bytes ``(offset, length)``, blocks are numbered through the ranges in order,
-the last block of a range is cut short where the disk ends, and bit ``i`` of the receiver's
-answer (lowest bit of the first byte first) says that block ``i`` differs.
+Both ends hash blocks of 64 KiB; of those that differ the receiver answers with the digests of the
+4 KiB blocks inside, and we compare ours with them. So the digests of an equal disk are 1/4,096 of
+it, and a difference is found to the granule. Everything here is pure; ranges are bytes ``(offset,
+length)``, blocks are numbered through the ranges in order, and the last block of a range is cut
+short where the disk ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from protocol.wire.limits import BLOCK, DIGEST_SIZE, FINE_BLOCK
 from replicad.dirtymap import Batch, Segments
 
 Range = tuple[int, int]
-
-COARSE = 64 << 10
-FINE = 4 << 10
 
 
 def block_count(ranges: Sequence[Range], block: int) -> int:
@@ -26,19 +26,64 @@ def block_count(ranges: Sequence[Range], block: int) -> int:
     return sum(-(-length // block) for _, length in ranges)
 
 
-def differing(ranges: Sequence[Range], bits: bytes | memoryview, block: int) -> list[Range]:
-    """The ranges of the blocks whose bit is set, neighbours joined, ascending.
+class Answer(NamedTuple):
+    """What the receiver says of a row of digests: the ``ranges`` whose blocks of BLOCK bytes
+    differ, and its ``digests`` of their blocks of FINE_BLOCK bytes."""
 
-    Of a first answer these are the second stage's ranges; of a second one, what must be sent.
-    Raises ValueError when there are not as many bits as blocks.
+    ranges: Sequence[Range]
+    digests: bytes
+
+    def within(self, ranges: Sequence[Range]) -> bytes:
+        """The digests of what is left of the ranges, whole blocks of BLOCK bytes."""
+        if ranges == self.ranges:
+            return self.digests
+        found, at, left = bytearray(), 0, iter(self.ranges)
+        low, high = 0, 0
+        for offset, length in ranges:
+            while offset >= high:
+                at += -(-(high - low) // FINE_BLOCK)
+                low, high = (first := next(left))[0], sum(first)
+            begin = at + (offset - low) // FINE_BLOCK
+            end = begin + -(-length // FINE_BLOCK)
+            found += self.digests[begin * DIGEST_SIZE : end * DIGEST_SIZE]
+        return bytes(found)
+
+
+def heard(ranges: Sequence[Range], payload: bytes) -> Answer:
+    """The payload of a Diff that answers the digests of ``ranges``: a bit for each block, and the
+    finer digests of those whose bit is set.
+
+    Raises:
+        ValueError: there are not as many bits or digests as there must be.
     """
-    count = block_count(ranges, block)
-    if len(bits) != -(-count // 8):
-        raise ValueError(f"{len(bits)} bytes of bits for {count} blocks")
-    flags = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=count, bitorder="little")
+    count = block_count(ranges, BLOCK)
+    size = -(-count // 8)
+    if len(payload) < size:
+        raise ValueError(f"{len(payload)} bytes for the bits of {count} blocks")
+    bits = np.frombuffer(payload, dtype=np.uint8, count=size)
+    flags = np.unpackbits(bits, count=count, bitorder="little")
+    answer = Answer(differing(ranges, flags, BLOCK), payload[size:])
+    fine = block_count(answer.ranges, FINE_BLOCK)
+    if len(answer.digests) != fine * DIGEST_SIZE:
+        raise ValueError(f"{len(answer.digests)} bytes of digests for {fine} blocks")
+    return answer
+
+
+def unequal(some: bytes, others: bytes) -> NDArray[np.bool_]:
+    """Which of two equally long rows of digests differ."""
+    mine, theirs = (np.frombuffer(row, dtype=np.uint64).reshape(-1, 2) for row in (some, others))
+    different: NDArray[np.bool_] = (mine != theirs).any(axis=1)
+    return different
+
+
+def differing(
+    ranges: Sequence[Range], flags: NDArray[np.bool_ | np.uint8], block: int
+) -> list[Range]:
+    """The ranges of the blocks whose flag is set, neighbours joined, ascending."""
+    count = len(flags)
     if not flags.any():
         return []
-    # For all ranges at once: a second answer has one for each block of 64 KiB.
+    # For all ranges at once: of what differs there may be one for each block of 64 KiB.
     offsets, lengths = np.array(ranges, dtype=np.int64).T
     blocks = -(-lengths // block)
     firsts = np.cumsum(blocks) - blocks

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from replicad.comparison import Answer
 from replicad.inflight import Stopped
 
 if TYPE_CHECKING:
@@ -33,9 +34,8 @@ class Work:
 
     ``frozen``: the content, when it was read while the source was frozen; let go of as soon as
     nobody can want it, for it holds all that was reserved for the freeze. ``zeros``: bytes of
-    the content that turned out to be zero. ``bits``: the receiver's answer to digests, once it
-    has come. ``verdict``: of a verification, who is told which ranges differ; the dirty map is
-    not.
+    the content that turned out to be zero. ``answer``: the receiver's, to digests, once it has
+    come. ``verdict``: of a verification, who is told which ranges differ; the dirty map is not.
     """
 
     disk: JobDisk
@@ -44,7 +44,7 @@ class Work:
     ranges: Sequence[tuple[int, int]]
     frozen: memoryview | None = field(default=None, repr=False)
     zeros: int = 0
-    bits: bytes | None = field(default=None, repr=False)
+    answer: Answer | None = field(default=None, repr=False)
     verdict: Callable[[Work, Sequence[tuple[int, int]]], None] | None = field(
         default=None, repr=False
     )
@@ -57,6 +57,11 @@ class Work:
         """From now on it is this batch and these ranges."""
         self.batch, self.ranges = batch, ranges
         self.size = ranges[0][1] if len(ranges) == 1 else sum(length for _, length in ranges)
+
+    def closer(self, answer: Answer) -> Work:
+        """What comes next for it: to compare the small blocks of what differs."""
+        ranges = answer.ranges
+        return Work(self.disk, self.batch, "fine", ranges, answer=answer, verdict=self.verdict)
 
     def lost(self) -> None:
         """No answer will come. What is being verified lacks nothing because of that."""
@@ -100,7 +105,7 @@ class Feed:
                 self._idle = None
 
     def push(self, work: Work) -> None:
-        """More to do for a batch that is outstanding already: its finer digests."""
+        """More to do for a batch that is outstanding already: to look closer at what differs."""
         with self._lock:
             self._ready.append(work)
             self._outstanding[work.batch] = work

@@ -71,7 +71,7 @@ def _set_apart(feed: Feed, work: Work, apart: Sequence[Range]) -> bool:
         return _verify_less(feed, work, segments, left)
     rest = held.set_apart(work.batch, segments, now)
     if rest is not None and not left:
-        # Only finer digests were to be sent: what else is in the batch is known to be equal.
+        # It was to be looked at closer: what else is in the batch is known to be equal.
         held.compared(rest, (), now)
         rest = None
     feed.shrink(work, rest, left)

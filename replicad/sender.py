@@ -23,9 +23,17 @@ from protocol.local import crash, log
 from protocol.wire.blocks import BlockHasher, portions
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.frames import Ack, Diff, Digests, Fence, Ping, Segment, encode_meta
-from protocol.wire.limits import BUFFER, DIGEST_SIZE, LENGTH, PAYLOAD_MAX, TAG
+from protocol.wire.limits import (
+    BLOCK,
+    BUFFER,
+    DIGEST_SIZE,
+    FINE_BLOCK,
+    LENGTH,
+    PAYLOAD_MAX,
+    TAG,
+)
 from protocol.wire.window import SendWindow
-from replicad.comparison import COARSE, FINE, block_count
+from replicad.comparison import Range, block_count, differing, unequal
 from replicad.compression import Tuner
 from replicad.courtesy import Courtesy
 from replicad.dirtymap import Batch
@@ -47,6 +55,7 @@ class Sender(threading.Thread):
 
     Args:
         on_fault: called from this thread with what ended it; not called after :meth:`stop`.
+        on_compared: called from this thread with a work and which ranges of it differ.
         tuner: chooses how hard to compress; told how long things take.
         courtesies: how each disk is read, by its number.
 
@@ -65,6 +74,7 @@ class Sender(threading.Thread):
         pacer: Pacer,
         compress: str,
         on_fault: Callable[[Fault], None],
+        on_compared: Callable[[Work, Sequence[Range]], None],
         tuner: Tuner | None = None,
         courtesies: Mapping[int, Courtesy] | None = None,
     ) -> None:
@@ -85,6 +95,7 @@ class Sender(threading.Thread):
         self._inflight = inflight
         self._pacer = pacer
         self._on_fault = on_fault
+        self._on_compared = on_compared
         self._window: SendWindow[Batch] = SendWindow(bytes_max=1 << 62, frames_max=1 << 30)
         self._window_lock = threading.Lock()
         self._stopping = threading.Event()
@@ -167,13 +178,19 @@ class Sender(threading.Thread):
                 work = self._feed.next(self._fenced, self.index)
                 if work is None:
                     self._fence()
-                elif work.stage == "data":
-                    self._data(work, plain.view, sealed.view)
                 else:
-                    self._digests(work, hasher, sealed.view)
+                    self._carry_out(work, hasher, sealed.view)
         finally:
             plain.free()
             sealed.free()
+
+    def _carry_out(self, work: Work, hasher: BlockHasher, sealed: memoryview) -> None:
+        if work.stage == "data":
+            self._data(work, hasher.buffer, sealed)
+        elif work.stage == "coarse":
+            self._digests(work, hasher, sealed)
+        else:
+            self._look_closer(work, hasher)
 
     def _data(self, work: Work, plain: memoryview, sealed: memoryview) -> None:
         reserved = work.size
@@ -212,24 +229,34 @@ class Sender(threading.Thread):
     def _digests(self, work: Work, hasher: BlockHasher, sealed: memoryview) -> None:
         """Read and hash what is to be compared; only the digests travel."""
         plain = hasher.buffer
-        block = COARSE if work.stage == "coarse" else FINE
-        reserved = block_count(work.ranges, block) * DIGEST_SIZE
+        reserved = block_count(work.ranges, BLOCK) * DIGEST_SIZE
         self._inflight.reserve(1, reserved)
         digests = bytearray()
-        if not salvage(self._feed, work, lambda: self._hash(work, block, hasher, digests)):
+        if not salvage(self._feed, work, lambda: self._hash(work, BLOCK, hasher, digests)):
             self._inflight.cancel(1, reserved)
             return
         crash.here("sender.hashed")
-        blocks = block_count(work.ranges, block)
+        blocks = block_count(work.ranges, BLOCK)
         size = blocks * DIGEST_SIZE
-        if work.stage == "coarse" and work.verdict is None:
+        if work.verdict is None:
             work.disk.compared_bytes += work.size
         ranges = tuple(Segment(offset, length) for offset, length in work.ranges)
         medium = work.verdict is not None
-        meta = encode_meta(Digests(work.disk.number, block, ranges, medium))
+        meta = encode_meta(Digests(work.disk.number, BLOCK, ranges, medium))
         plain[:size] = digests
         plain[size : size + len(meta)] = meta
         self._send(work, size, reserved, plain[: size + len(meta)], sealed, blocks)
+
+    def _look_closer(self, work: Work, hasher: BlockHasher) -> None:
+        """Which of our small blocks are not what the receiver has said that its own are. Nothing
+        of it travels."""
+        digests = bytearray()
+        if not salvage(self._feed, work, lambda: self._hash(work, FINE_BLOCK, hasher, digests)):
+            return
+        crash.here("sender.looked")
+        assert work.answer is not None  # it is what makes a closer look
+        flags = unequal(bytes(digests), work.answer.within(work.ranges))
+        self._on_compared(work, differing(work.ranges, flags, FINE_BLOCK))
 
     def _hash(self, work: Work, block: int, hasher: BlockHasher, digests: bytearray) -> None:
         """Fill ``digests`` with those of the work's blocks."""

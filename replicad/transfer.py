@@ -1,7 +1,6 @@
-"""The source's end of a session: data connections, sender threads, and the durable answers.
+"""The source's end of a session: its data connections and sender threads.
 
-What comes back is carried into the dirty maps here and nowhere else: an ack makes a batch
-clean, a diff says which of its granules are dirty. When anything breaks the whole transfer
+What comes back is heard by :mod:`replicad.answers`. When anything breaks the whole transfer
 ends; what was in flight stays in flight in the maps until a new session has fenced this one's
 writers off (promise 3), and is then reported lost with :meth:`Transfer.release`.
 
@@ -18,15 +17,15 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Self
 
-from protocol.errors import CONNECTION_LOST, INTERNAL, PROTOCOL, Fault
+from protocol.errors import CONNECTION_LOST, PROTOCOL, Fault
 from protocol.link import data as link
-from protocol.local import crash, log
+from protocol.local import crash
 from protocol.wire.alive import Alive
 from protocol.wire.crypto import SessionKeys
-from protocol.wire.frames import Ack, Diff, Pong
 from protocol.wire.limits import HANDSHAKE_TIMEOUT, HEARTBEAT
 from protocol.wire.messages import SessionOpened
-from replicad.comparison import COARSE, FINE, differing, differing_granules
+from replicad.answers import Answers
+from replicad.comparison import Range
 from replicad.compression import Tuner
 from replicad.config import Tuning
 from replicad.courtesy import Courtesy
@@ -46,8 +45,6 @@ WINDOW_BATCHES = 16384
 JOIN_SECONDS = 30.0
 """A sender that reads a dying disk may not end; then the thread is left behind."""
 
-_log = log.get("transfer")
-
 
 class Transfer:
     """An open session. Use as ``async with``; leaving ends connections and threads.
@@ -59,7 +56,6 @@ class Transfer:
         tuning: what an administrator has fixed.
 
     Attributes:
-        acked_bytes: logical bytes that were durably acknowledged in this transfer.
         courtesies: how each disk is read, by its number.
         processors: how many of its senders work.
     """
@@ -106,9 +102,7 @@ class Transfer:
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._ended = False
         self._meter = meter or SendMeter()
-        self._zeros = self._compared_batches = 0
-        self._acked = [0] * opened.connections
-        self.acked_bytes = 0
+        self._answers = Answers(self._feed, self._disks, opened.connections)
 
     async def __aenter__(self) -> Self:
         # At the same time: each takes two round trips, in which a long line carries nothing.
@@ -148,9 +142,7 @@ class Transfer:
         where = self._host, self._opened.data_port
         sock, control = await link.dial(*where, self._keys, index, self._congestion)
         self._sockets.append(sock)
-        reader = link.AnswerReader(
-            sock, self._keys, index, partial(self._on_frame, index), self.fail
-        )
+        reader = link.AnswerReader(sock, self._keys, index, partial(self._hear, index), self.fail)
         self._readers.append(reader)
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
@@ -169,6 +161,7 @@ class Transfer:
             self._pacer,
             self._compress,
             self._fail_from_thread,
+            self._looked_from_thread,
             self._tuner,
             self.courtesies,
         )
@@ -214,7 +207,7 @@ class Transfer:
     def _note_sent(self) -> None:
         """The next session opens with it: a receiver that has more has seen us in a time that we
         have not."""
-        sent = [0] * len(self._acked)
+        sent = [0] * self._opened.connections
         for index, sender in self._senders.items():
             sent[index] = sender.frames
         for disk in self._disks.values():
@@ -267,9 +260,15 @@ class Transfer:
         return sum(sender.read_bytes for sender in self._senders.values())
 
     @property
+    def acked_bytes(self) -> int:
+        """Logical bytes that were durably acknowledged in this transfer."""
+        return self._answers.acked_bytes
+
+    @property
     def sent(self) -> Sent:
         """What was carried so far, for the rate."""
-        return Sent(self.acked_bytes, self._zeros, self.wire_bytes, self._compared_batches)
+        heard = self._answers
+        return Sent(heard.acked_bytes, heard.zeros, self.wire_bytes, heard.compared_batches)
 
     @property
     def failure(self) -> asyncio.Future[None]:
@@ -320,6 +319,24 @@ class Transfer:
     def _fail_from_thread(self, fault: Fault) -> None:
         self._loop.call_soon_threadsafe(self.fail, fault)
 
+    def _hear(self, index: int, frame: object, payload: bytes) -> None:
+        sender = self._senders.get(index)
+        if sender is None:
+            raise PROTOCOL.peer(detail="an answer before anything was sent")
+        self._answers.hear(sender, frame, payload)
+
+    def _looked_from_thread(self, work: Work, found: Sequence[Range]) -> None:
+        self._loop.call_soon_threadsafe(self._looked_closer, work, found)
+
+    def _looked_closer(self, work: Work, found: Sequence[Range]) -> None:
+        """A sender has found which ranges of a work differ."""
+        if self._ended:
+            return  # its batch is lost, with all that is outstanding
+        try:
+            self._answers.looked_closer(work, found)
+        except Fault as fault:
+            self.fail(fault)
+
     def fail(self, fault: Fault) -> None:
         """The session is over; whoever waits on it is told why."""
         if not self._failed.done() and not self._ended:
@@ -329,72 +346,3 @@ class Transfer:
         """After the next session has opened: what was in flight here is dirty again."""
         for work in self._feed.abandon():
             work.lost()
-
-    # --- answers ------------------------------------------------------------------------------
-
-    def _on_frame(self, index: int, frame: object, payload: bytes) -> None:
-        sender = self._senders.get(index)
-        if sender is None:
-            raise PROTOCOL.peer(detail="an answer before anything was sent")
-        try:
-            self._carry_in(index, sender, frame, payload)
-        except Fault:
-            raise
-        except Exception as error:  # a bug; the loop would log it and never hear an answer again
-            _log.exception("transfer.bug")
-            raise INTERNAL.fault(detail=f"{type(error).__name__}: {error}") from error
-
-    def _carry_in(self, index: int, sender: Sender, frame: object, payload: bytes) -> None:
-        if isinstance(frame, Diff):
-            batch = sender.differs(frame)
-            if batch is not None:
-                self._feed.find(batch).bits = payload
-                crash.here("transfer.diff_heard")
-        elif isinstance(frame, Ack):
-            crash.here("transfer.ack_heard")
-            batches = sender.acknowledge(frame)
-            self._remember(index, frame.sequence)
-            for batch in batches:
-                self._answered(self._feed.find(batch))
-        elif not isinstance(frame, Pong):
-            raise PROTOCOL.peer(detail=f"a {type(frame).__name__} from the receiver")
-
-    def _remember(self, index: int, sequence: int) -> None:
-        """In every map, before anything in it becomes clean: what the receiver must know."""
-        self._acked[index] = sequence + 1
-        for disk in self._disks.values():
-            disk.remember(tuple(self._acked))
-
-    def _answered(self, work: Work) -> None:
-        disk = work.disk
-        disk.carried(work.size, work.size if work.stage == "data" else 0)
-        if work.stage == "data":
-            disk.live_map.acked(work.batch)
-            crash.here("transfer.acked")
-            size = work.size
-            disk.pass_done += size
-            self.acked_bytes += size
-            self._zeros += work.zeros
-        else:
-            block = COARSE if work.stage == "coarse" else FINE
-            assert work.bits is not None  # an ack before its diff was refused
-            found = differing(work.ranges, work.bits, block)
-            if found and work.stage == "coarse":
-                self._feed.push(Work(disk, work.batch, "fine", found, verdict=work.verdict))
-                crash.here("transfer.finer")
-                return
-            self._compared(work, found)
-        self._feed.answered(work)
-
-    def _compared(self, work: Work, found: Sequence[tuple[int, int]]) -> None:
-        disk = work.disk
-        self._compared_batches += 1
-        if work.verdict is not None:
-            work.verdict(work, found)
-            return
-        granules = differing_granules(work.batch, found, disk.granule) if found else ()
-        disk.live_map.compared(work.batch, granules, time.monotonic())
-        differing_bytes = sum(count for _, count in granules) * disk.granule
-        disk.differing_bytes += differing_bytes
-        # What differs counts as done when it has been sent, the rest of the batch now.
-        disk.pass_done += max(0, work.batch.bytes(disk.granule, disk.size) - differing_bytes)

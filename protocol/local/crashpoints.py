@@ -77,6 +77,7 @@ _SOURCE: Final = (
     Point("transfer.acked", "source", "figures only"),
     Point("transfer.diff_heard", "source", "which blocks differ: they are compared again"),
     Point("transfer.finer", "source", "the same, one step later"),
+    Point("sender.looked", "source", "which small blocks differ, known to a sender only"),
     Point("pass.ending", "source", "that a pass is over: its flag in the map is not changed"),
     # a checkpoint
     Point("checkpoint.converged", "source", "nothing"),

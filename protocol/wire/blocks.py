@@ -37,16 +37,16 @@ class BlockHasher:
         buffer, one behind the other. The last block of a range is shorter where its length is no
         multiple of ``block``."""
         if not any(length % block for length in lengths[:-1]):
-            return self._of_run(0, sum(lengths), block)
+            return self.within(0, sum(lengths), block)
         found: list[bytes] = []
         at = 0
         for length in lengths:
-            found += self._of_run(at, length, block)
+            found += self.within(at, length, block)
             at += length
         return found
 
-    def _of_run(self, at: int, length: int, block: int) -> list[bytes]:
-        """The digests of ``buffer[at : at + length]``."""
+    def within(self, at: int, length: int, block: int) -> list[bytes]:
+        """The digests of the blocks of ``buffer[at : at + length]``; the last may be shorter."""
         digest, seed = xxhash.xxh3_128_digest, self._seed
         end = at + length
         if at % block:

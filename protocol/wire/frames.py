@@ -21,10 +21,11 @@ from protocol.errors import PROTOCOL, PeerFault
 from protocol.wire.ciphers import Buffer
 from protocol.wire.crypto import Direction
 from protocol.wire.limits import (
-    BLOCK_SIZES,
+    BLOCK,
     DIGEST_SIZE,
     DIGESTS_MAX,
     DISK_MAX,
+    FINE_BLOCK,
     META_LENGTH,
     META_MAX,
     PAYLOAD_MAX,
@@ -69,7 +70,8 @@ class Data(NamedTuple):
 
 class Digests(NamedTuple):
     """Digests of blocks of one disk, to be compared. The payload is 16 bytes for each block of
-    ``block`` bytes of each range in order; a range's last block may be shorter than ``block``.
+    ``block`` bytes (there is one size: BLOCK) of each range in order; a range's last block may be
+    shorter.
 
     The digest is xxh3-128, big-endian, with the session's seed
     (:attr:`~protocol.wire.crypto.SessionKeys.digest_seed`). Ranges are (offset, length) bytes.
@@ -104,7 +106,9 @@ class Ack(NamedTuple):
 
 class Diff(NamedTuple):
     """Which of the ``blocks`` of Digests frame ``sequence`` differ: a bit each in the payload,
-    1 = differs, first block in the lowest bit of the first byte, spare bits 0."""
+    1 = differs, first block in the lowest bit of the first byte, spare bits 0. Then, of each that
+    differs, the digests of its blocks of FINE_BLOCK bytes, the last of which may be shorter.
+    """
 
     sequence: int
     blocks: int
@@ -259,7 +263,7 @@ def _decode_digests(plaintext: Buffer, at: int, end: int) -> Digests:
     if end - at < _digests_head.size:
         raise _broken("a DIGESTS frame is cut short")
     _, medium, disk, block, count = _digests_head.unpack_from(plaintext, at)
-    if medium > 1 or block not in BLOCK_SIZES:
+    if medium > 1 or block != BLOCK:
         raise _broken(f"digests of blocks of {block} bytes")
     ranges = _decode_segments(plaintext, at + _digests_head.size, end, count)
     if any(zero or offset % block for offset, _, zero in ranges):
@@ -275,10 +279,15 @@ def _decode_diff(plaintext: Buffer, at: int, end: int) -> Diff:
     if end - at != _diff.size - META_LENGTH:
         raise _broken("a DIFF frame has a wrong length")
     _, sequence, blocks, _ = _diff.unpack_from(plaintext, at)
-    if not 0 < blocks <= DIGESTS_MAX or at != -(-blocks // 8):
-        raise _broken(f"{at} bytes of bits for {blocks} blocks")
-    if blocks % 8 and plaintext[at - 1] >> blocks % 8:
+    size = -(-blocks // 8)
+    if not 0 < blocks <= DIGESTS_MAX or at < size:
+        raise _broken(f"{at} bytes of a DIFF for {blocks} blocks")
+    if blocks % 8 and plaintext[size - 1] >> blocks % 8:
         raise _broken("spare bits of a DIFF are not 0")
+    differing = int.from_bytes(plaintext[:size], "little").bit_count()
+    fine, rest = divmod(at - size, DIGEST_SIZE)
+    if rest or not differing <= fine <= differing * (BLOCK // FINE_BLOCK):
+        raise _broken(f"{at - size} bytes of finer digests for {differing} blocks that differ")
     return Diff(sequence, blocks)
 
 

@@ -116,12 +116,15 @@ SEGMENT_SECTORS_MAX: Final = (1 << 31) - 1
 DIGEST_SIZE: Final = 16
 """bytes of an xxh3-128 digest."""
 
-DIGESTS_MAX: Final = 16384
-"""digests of one DIGESTS frame: 1 GiB of disk at 64 KiB, the most that one frame can make the
-receiver read."""
+BLOCK: Final = 64 << 10
+"""bytes that one digest of a DIGESTS frame is of: an equal disk costs 1/4,096 of it."""
 
-BLOCK_SIZES: Final = frozenset({4096, 65536})
-"""bytes: the block sizes that a compare pass may use, coarse first and then fine."""
+FINE_BLOCK: Final = 4 << 10
+"""bytes that one digest of a DIFF frame is of: what differs is found to the granule."""
+
+DIGESTS_MAX: Final = 256
+"""digests of one DIGESTS frame: 16 MiB of disk, the most that one frame can make the receiver
+read; if all of it differs the answer has 64 KiB."""
 
 TAG: Final = 16
 """bytes that either cipher adds."""
@@ -138,9 +141,9 @@ FRAME_MAX: Final = PLAINTEXT_MAX + TAG
 FRAME_MIN: Final = 1 + META_LENGTH + TAG
 """bytes of the shortest sealed frame (one byte of meta) without its length."""
 
-REPLY_FRAME_MAX: Final = 8 << 10
-"""bytes of one sealed frame from receiver to source: the largest is a DIFF with
-:data:`DIGESTS_MAX` bits (2 KiB). The source needs no large buffers to read answers."""
+REPLY_FRAME_MAX: Final = 68 << 10
+"""bytes of one sealed frame from receiver to source: the largest is a DIFF of which all
+:data:`DIGESTS_MAX` blocks differ (64 KiB and 32 bytes of bits)."""
 
 BUFFER: Final = -(-(FRAME_MAX + LENGTH) // 4096) * 4096
 """bytes of a pooled buffer that holds any plaintext, any sealed frame with its length in

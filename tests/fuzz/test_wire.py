@@ -50,7 +50,7 @@ DIGEST = bytes(16)
 FRAMES: list[tuple[Frame, bytes]] = [
     (Data(0, RAW, 1024, DIGEST, (Segment(0, 1024),)), bytes(1024)),
     (Data(0, RAW, 0, DIGEST, (Segment(1 << 20, 1 << 30, zero=True),)), b""),
-    (Digests(0, 4096, (Segment(0, 8192),)), bytes(32)),
+    (Digests(0, 65536, (Segment(0, 73728),)), bytes(32)),
     (Fence(), b""),
     (Ping(7), b""),
 ]

@@ -230,7 +230,7 @@ def _going_back(sequence: int, _frame: Frame) -> list[tuple[Frame, bytes]]:
 LIES: dict[str, Answer] = {
     "acks for what was not sent": lambda _sequence, _frame: [(Ack(1 << 40), b"")],
     "acks that go back": _going_back,
-    "a diff of the wrong size": lambda sequence, _frame: [(Diff(sequence, 3), b"\x07")],
+    "a diff of the wrong size": lambda sequence, _frame: [(Diff(sequence, 3), b"\x07" + bytes(48))],
     "pongs for ever": lambda _sequence, _frame: [(Pong(number), b"") for number in range(2000)],
 }
 

@@ -36,7 +36,7 @@ from protocol.wire.frames import (
 )
 from protocol.wire.framing import encode_control
 from protocol.wire.jobs import DiskInfo, ErrorInfo, JobReport, Mounted
-from protocol.wire.limits import PAYLOAD_MAX
+from protocol.wire.limits import BLOCK, PAYLOAD_MAX
 from protocol.wire.messages import Ask, Heartbeat, Inventory, SessionOpened
 from tests.support.hostile import (
     Figures,
@@ -135,8 +135,8 @@ FRAMES = {
     "zeros of 128 TiB": said(
         Data(0, RAW, 0, NOTHING, tuple(Segment(at << 40, 1 << 39, True) for at in range(256)))
     ),
-    "digests of 1 GiB": said(
-        Digests(0, 65536, tuple(Segment(at << 22, 1 << 22) for at in range(256))), bytes(16 << 14)
+    "digests of 16 MiB": said(
+        Digests(0, BLOCK, tuple(Segment(at << 17, BLOCK) for at in range(256))), bytes(16 << 8)
     ),
     "pings": said(Ping(1)),
     "fences": said(Fence()),
@@ -268,7 +268,7 @@ NAMES = [
 
 SHORT = [
     "zeros of 128 TiB",
-    "digests of 1 GiB",
+    "digests of 16 MiB",
     "pings",
     "a bomb",
     "a length of 4 GiB",

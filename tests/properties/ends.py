@@ -125,11 +125,8 @@ class SimSender(Sender):
         return self._sealer.next_sequence
 
     def send(self, work: Work) -> None:
-        """Read, encode, seal and send one piece of work."""
-        if work.stage == "data":
-            self._data(work, _PLAIN, _SEALED)
-        else:
-            self._digests(work, BlockHasher(_PLAIN, self._seed), _SEALED)
+        """Read one piece of work, and do with it what its stage asks for."""
+        self._carry_out(work, BlockHasher(_PLAIN, self._seed), _SEALED)
 
     def ask(self) -> None:
         """Ask for a sync at once."""

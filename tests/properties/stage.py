@@ -13,6 +13,7 @@ import receiver.datapath
 import receiver.disk.base
 import receiver.session
 import receiver.sessions
+import replicad.answers
 import replicad.engine.passes
 import replicad.jobdisk
 import replicad.planner
@@ -45,7 +46,7 @@ LOGGING = (
     receiver.checkpoint,
     replicad.recovery,
     replicad.engine.passes,
-    replicad.transfer,
+    replicad.answers,
 )
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from protocol.errors import SESSION_FENCED, Fault
 from protocol.wire.frames import Digests, Segment
-from protocol.wire.limits import BUFFER, DIGEST_SIZE
-from receiver.applying import RANGES_AT_ONCE, Applier
+from protocol.wire.limits import BLOCK, BUFFER, DIGEST_SIZE
+from receiver.applying import Applier
+from receiver.comparing import RANGES_AT_ONCE
 
-BLOCK = 4096
 RANGES = 5 * RANGES_AT_ONCE
 
 

@@ -84,8 +84,7 @@ def test_bits_become_granules(blocks: set[int], granule: int) -> None:
     bits = np.zeros(64, dtype=np.uint8)
     bits[list(blocks)] = 1
     differ = [offsets[i] for i in sorted(blocks) if i < len(offsets)]
-    payload = np.packbits(bits[: len(offsets)], bitorder="little").tobytes()
-    got = differing(ranges, payload, block)
+    got = differing(ranges, bits[: len(offsets)], block)
     assert [o for start, length in got for o in range(start, start + length, block)] == differ
     runs = differing_granules(batch, got, granule)
     granules = [g for first, count in runs for g in range(first, first + count)]

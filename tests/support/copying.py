@@ -26,7 +26,7 @@ from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.data import HELLO_SIZE, DataHello
 from protocol.wire.frames import Ack, Data, Diff, Digests, Fence, Frame, Ready, encode_meta
 from protocol.wire.jobs import DiskInfo
-from protocol.wire.limits import BUFFER, DIGEST_SIZE, HEARTBEAT, LENGTH
+from protocol.wire.limits import BLOCK, BUFFER, DIGEST_SIZE, FINE_BLOCK, HEARTBEAT, LENGTH
 from protocol.wire.messages import (
     CheckpointFailed,
     CloseSession,
@@ -232,18 +232,23 @@ class Receiver:
     def _compare(
         self, keys: SessionKeys, frame: Digests, theirs: bytes, sequence: int
     ) -> tuple[Frame, bytes]:
-        mine = bytearray()
+        def digests(offset: int, length: int, block: int) -> list[bytes]:
+            parts = (
+                self.disks[frame.disk][at : min(at + block, offset + length)]
+                for at in range(offset, offset + length, block)
+            )
+            return [xxhash.xxh3_128_digest(part, keys.digest_seed) for part in parts]
+
+        bits, finer, blocks = 0, bytearray(), 0
         for offset, length, _ in frame.ranges:
-            for at in range(offset, offset + length, frame.block):
-                part = self.disks[frame.disk][at : min(at + frame.block, offset + length)]
-                mine += xxhash.xxh3_128_digest(part, keys.digest_seed)
-        blocks = len(mine) // DIGEST_SIZE
-        bits = bytearray(-(-blocks // 8))
-        for n in range(blocks):
-            low = n * DIGEST_SIZE
-            if mine[low : low + DIGEST_SIZE] != theirs[low : low + DIGEST_SIZE]:
-                bits[n >> 3] |= 1 << (n & 7)
-        return Diff(sequence, blocks), bytes(bits)
+            for at in range(offset, offset + length, BLOCK):
+                size = min(BLOCK, offset + length - at)
+                low = blocks * DIGEST_SIZE
+                if digests(at, size, BLOCK)[0] != theirs[low : low + DIGEST_SIZE]:
+                    bits |= 1 << blocks
+                    finer += b"".join(digests(at, size, FINE_BLOCK))
+                blocks += 1
+        return Diff(sequence, blocks), bits.to_bytes(-(-blocks // 8), "little") + finer
 
 
 class Link:

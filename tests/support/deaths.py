@@ -82,7 +82,7 @@ _AT_A_START = """disk.tracked disks.opened map.adopted map.recovering daemon.gre
 _AT_AN_OPENING = """session.opening session.fenced disk.opened disk.unfresh session.opened
     session.remembered hello.heard connection.admitted"""
 _IN_A_COMPARISON = """map.unnamed map.created map.suspected map.differs sender.hashed
-    transfer.diff_heard transfer.finer frame.compared"""
+    transfer.diff_heard transfer.finer sender.looked frame.compared"""
 _IN_THE_MIDDLE = "sender.put frame.written segment.written"
 
 _COMPARING = frozenset({map_is_lost, disk_is_distrusted, copy_is_damaged})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import struct
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,15 @@ from protocol.wire.frames import (
     encode_meta,
 )
 from protocol.wire.limits import (
+    BLOCK,
     DIGESTS_MAX,
     DISK_MAX,
     PAYLOAD_MAX,
+    REPLY_FRAME_MAX,
     SECTOR,
     SEGMENT_SECTORS_MAX,
     SEGMENTS_MAX,
+    TAG,
 )
 
 if TYPE_CHECKING:
@@ -44,12 +48,14 @@ U64 = st.integers(0, (1 << 64) - 1)
 
 
 @st.composite
-def segments(draw: st.DrawFn, zero: bool = True, block: int = SECTOR) -> tuple[Segment, ...]:
+def segments(
+    draw: st.DrawFn, zero: bool = True, block: int = SECTOR, sectors: int = 90
+) -> tuple[Segment, ...]:
     """Ascending, in sectors small enough that a payload stays under its limit."""
     found = []
     at = draw(st.integers(0, 1 << 30)) * block
     for _ in range(draw(st.integers(1, 20))):
-        length = draw(st.integers(1, 90)) * SECTOR
+        length = draw(st.integers(1, sectors)) * SECTOR
         found.append(Segment(at, length, zero and draw(st.booleans())))
         at += -(-length // block) * block + draw(st.integers(0, 99)) * block
     return tuple(found)
@@ -68,9 +74,8 @@ def datas(draw: st.DrawFn) -> tuple[Data, int]:
 
 @st.composite
 def digest_frames(draw: st.DrawFn) -> tuple[Digests, int]:
-    block = draw(st.sampled_from([4096, 65536]))
-    ranges = draw(segments(zero=False, block=block))
-    frame = Digests(draw(st.integers(0, 65535)), block, ranges, draw(st.booleans()))
+    ranges = draw(segments(zero=False, block=BLOCK, sectors=12 * BLOCK // SECTOR))
+    frame = Digests(draw(st.integers(0, 65535)), BLOCK, ranges, draw(st.booleans()))
     return frame, block_count(frame) * 16
 
 
@@ -81,6 +86,7 @@ FROM_RECEIVER = st.one_of(
     st.just((Ready(), 0)),
     U64.map(lambda n: (Ack(n), 0)),
     U64.map(lambda n: (Pong(n), 0)),
+    # plaintext() fills the payload with zeros: no bit, no finer digest
     st.tuples(U64, st.integers(1, DIGESTS_MAX)).map(lambda n: (Diff(*n), -(-n[1] // 8))),
 )
 
@@ -140,7 +146,7 @@ def test_the_greatest_values_pass() -> None:
     many = tuple(Segment(i * 8192, 4096) for i in range(SEGMENTS_MAX))
     full = Data(0, RAW, PAYLOAD_MAX, DIGEST, many)
     assert decode_meta(plaintext(full, PAYLOAD_MAX), SOURCE) == (full, PAYLOAD_MAX)
-    whole = Digests(0, 65536, (Segment(0, DIGESTS_MAX * 65536),))
+    whole = Digests(0, BLOCK, (Segment(0, DIGESTS_MAX * BLOCK),))
     assert decode_meta(plaintext(whole, DIGESTS_MAX * 16), SOURCE)[0] == whole
 
 
@@ -221,15 +227,16 @@ def digests(block: int, *ranges: tuple[int, int], blocks: int, medium: int = 0) 
 @pytest.mark.parametrize(
     "data",
     [
-        digests(8192, (0, 16), blocks=1),
+        digests(4096, (0, 8), blocks=1),
+        digests(131072, (0, 256), blocks=1),
         digests(0, (0, 16), blocks=1),
-        digests(4096, blocks=0),
-        digests(4096, (1, 8), blocks=1),  # not at a block
-        digests(4096, (0, 8 | 1 << 31), blocks=1),  # zero has no meaning here
-        digests(4096, (0, 8), blocks=2),
-        digests(4096, (0, 8), blocks=1, medium=2),
-        digests(4096, (0, 9), blocks=1),  # the odd end is a block of its own
-        digests(4096, (0, (DIGESTS_MAX + 1) * 8), blocks=DIGESTS_MAX + 1),
+        digests(65536, blocks=0),
+        digests(65536, (8, 128), blocks=1),  # not at a block
+        digests(65536, (0, 128 | 1 << 31), blocks=1),  # zero has no meaning here
+        digests(65536, (0, 128), blocks=2),
+        digests(65536, (0, 128), blocks=1, medium=2),
+        digests(65536, (0, 129), blocks=1),  # the odd end is a block of its own
+        digests(65536, (0, (DIGESTS_MAX + 1) * 128), blocks=DIGESTS_MAX + 1),
         digests(65536, (0, SEGMENT_SECTORS_MAX), blocks=1),
     ],
 )
@@ -249,11 +256,27 @@ def diff(blocks: int, bits: bytes) -> bytes:
         diff(8, b"\0\0"),
         diff(4, b"\x10"),  # a spare bit
         diff(DIGESTS_MAX + 1, bytes(DIGESTS_MAX // 8 + 1)),
+        diff(4, b"\x0f"),  # four that differ, and nothing of them
+        diff(4, b"\x0f" + bytes(3 * 16)),
+        diff(4, b"\x0f" + bytes(4 * 16 + 1)),
+        diff(4, b"\x0f" + bytes((4 * 16 + 1) * 16)),  # more than the blocks have
+        diff(4, b"\0" + bytes(16)),
     ],
 )
 def test_a_diff_that_cannot_be_meant_is_refused(data: bytes) -> None:
     refused(data, RECEIVER)
-    assert decode_meta(diff(4, b"\x0f"), RECEIVER) == (Diff(5, 4), 1)
+
+
+@given(st.integers(1, DIGESTS_MAX), st.randoms(use_true_random=False), st.booleans())
+def test_a_diff_has_finer_digests_of_what_differs(
+    blocks: int, dice: random.Random, whole: bool
+) -> None:
+    bits = dice.getrandbits(blocks) if dice.random() < 0.9 else (1 << blocks) - 1
+    fine = sum(16 if whole else dice.randint(1, 16) for _ in range(bits.bit_count()))
+    payload = bits.to_bytes(-(-blocks // 8), "little") + dice.randbytes(16 * fine)
+    data = diff(blocks, payload)
+    assert decode_meta(data, RECEIVER) == (Diff(5, blocks), len(payload))
+    assert len(data) + TAG <= REPLY_FRAME_MAX
 
 
 @pytest.mark.parametrize(
@@ -267,7 +290,7 @@ def test_a_diff_that_cannot_be_meant_is_refused(data: bytes) -> None:
         lambda: Data(0, RAW, 0, DIGEST, (Segment(0, 1 << 40, zero=True),)),
         lambda: Data(0, RAW, 0, DIGEST, (Segment(0, 512), Segment(512, 7))),
         lambda: Data(0, RAW, 0, DIGEST, tuple(Segment(i * 512, 512) for i in range(257))),
-        lambda: Digests(0, 4096, ()),
+        lambda: Digests(0, BLOCK, ()),
     ],
 )
 def test_our_own_mistakes_are_not_sent(make: Callable[[], Frame]) -> None:

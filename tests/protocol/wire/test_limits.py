@@ -17,7 +17,9 @@ def test_a_full_frame_fits_its_parts() -> None:
 
 
 def test_a_full_diff_fits_a_reply() -> None:
-    assert limits.DIGESTS_MAX // 8 + 13 + 2 + limits.TAG <= limits.REPLY_FRAME_MAX
+    finer = limits.BLOCK // limits.FINE_BLOCK * limits.DIGEST_SIZE
+    diff = limits.DIGESTS_MAX * finer + limits.DIGESTS_MAX // 8 + 13 + 2
+    assert diff + limits.TAG <= limits.REPLY_FRAME_MAX
 
 
 def test_a_disk_fits_a_file_offset_and_a_segment_a_gibibyte_of_zeros() -> None:

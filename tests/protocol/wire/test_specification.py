@@ -215,9 +215,15 @@ def test_the_digests_are_those_of_the_content() -> None:
                 payload = expanded
             assert xxhash.xxh3_128_digest(payload) == frame.digest
         if isinstance(frame, Digests):
-            seed = int(KEYS["digest_seed"], 16)
-            parts = [content(part) for part in vector["blocks"].split(", ")]
-            assert payload == b"".join(xxhash.xxh3_128_digest(part, seed=seed) for part in parts)
+            assert payload == _digests_of(vector["blocks"])
+        if isinstance(frame, Diff):
+            assert payload == b"\x02" + _digests_of(vector["finer"])
+
+
+def _digests_of(parts: str) -> bytes:
+    seed = int(KEYS["digest_seed"], 16)
+    named = [content(part) for part in parts.split(", ")]
+    return b"".join(xxhash.xxh3_128_digest(part, seed=seed) for part in named)
 
 
 # --- control ---------------------------------------------------------------------------------
