@@ -77,10 +77,11 @@ def test_the_answer_is_the_bits_and_then_what_is_in_those_blocks(data: st.DataOb
     bits, fine, number = 0, b"", 0
     for offset, length in ranges:
         for start in range(offset, offset + length, BLOCK):
-            place = slice(start, min(start + BLOCK, offset + length))
-            if disk.content[place] != theirs[place]:
+            block_there = slice(start, min(start + BLOCK, offset + length))
+            mine = bytes(disk.content[block_there])
+            if mine != theirs[block_there]:
                 bits |= 1 << number
-                fine += b"".join(digests(bytes(disk.content[place]), FINE_BLOCK))
+                fine += b"".join(digests(mine, FINE_BLOCK))
             number += 1
     answer = compared(disk, bytes(theirs), ranges)
     assert answer == bits.to_bytes(-(-number // 8), "little") + fine

@@ -22,6 +22,7 @@ from replicad.config import Tuning
 from replicad.engine.disks import DiskSet
 from replicad.engine.passes import JobSweep, run_pass
 from replicad.feed import Work
+from replicad.planner import Sweep
 from replicad.tracker import NoTracker
 from replicad.transfer import Transfer
 from tests.support.copying import GRANULE, Bench, Receiver, bench
@@ -67,6 +68,72 @@ def test_a_comparison_sends_only_what_differs() -> None:
             assert transfer.acked_bytes == made.disk.differing_bytes == GRANULE
         assert made.equal()
         assert made.disk.trust == "tracked without a gap since the compare pass"
+        # All of it, the 64 KiB that differ once more, and what is sent.
+        taken = made.disk.recovery
+        assert taken is not None
+        assert taken.bytes_read == (GRANULES + 16 + 1) * GRANULE
+        assert taken.bytes_sent == GRANULE
+
+    in_bench(case)
+
+
+def test_what_differs_is_asked_for_once() -> None:
+    """The answer says what the small blocks are; who looks closer asks nobody."""
+
+    async def case(made: Bench) -> None:
+        await made.sync()
+        for granule in (0, 31, 32, 599):
+            made.tracker.write(made.path, granule, b"y" * GRANULE, seen=False)
+        made.disk.suspect_all("a test")
+        asked: list[Digests] = []
+
+        def answer(frame: Frame, answers: Answers) -> Answers:
+            if isinstance(frame, Digests):
+                asked.append(frame)
+            return answers
+
+        made.receiver.answer = answer
+        await made.sync()
+        assert made.equal()
+        assert made.disk.differing_bytes == 4 * GRANULE
+        assert sum(length for each in asked for _, length, _ in each.ranges) == made.disk.size
+
+    in_bench(case)
+
+
+def test_a_closer_look_that_ends_after_its_session_changes_nothing() -> None:
+    """A sender that reads a dying disk is left behind, and may come to an end much later."""
+
+    async def case(made: Bench) -> None:
+        await made.sync()
+        made.tracker.write(made.path, 30, b"y" * GRANULE, seen=False)
+        made.disk.suspect_all("a test")
+        looked = asyncio.Event()
+        late: list[tuple[Work, object]] = []
+        transfer = await made.transfer()
+
+        def keep(work: Work, found: object) -> None:
+            late.append((work, found))
+            transfer._loop.call_soon_threadsafe(looked.set)
+
+        transfer._looked_from_thread = keep  # type: ignore[method-assign]
+        async with transfer:
+            passing = asyncio.create_task(run_pass(transfer, made.disks))
+            await looked.wait()
+            passing.cancel()
+            await asyncio.wait([passing])
+        transfer.release()
+        held = made.disk.live_map
+        again = Sweep(held, 0, "compare").take_many(99)  # the next session has begun
+        flying, compared = held.flying_granules, transfer.sent.compared
+        assert flying >= 16
+        for work, _ in late:
+            transfer._looked_closer(work, ())
+        assert (held.flying_granules, transfer.sent.compared) == (flying, compared)
+        for batch in again:
+            held.lost(batch)
+        await made.sync()
+        assert made.equal()
 
     in_bench(case)
 
@@ -220,7 +287,7 @@ def test_a_sender_that_shall_not_work_does_not_and_all_do_while_something_is_fro
 
             monkeypatch.setattr(now, "_look", noted)
             await run_pass(transfer, made.disks)
-            first, second = transfer._senders.values()
+            first, second = transfer._senders[0], transfer._senders[1]
             assert first.frames > 1
             assert second.frames == 0
             for sender in (first, second):
