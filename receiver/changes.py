@@ -29,9 +29,10 @@ def resolve(catalog: Catalog, text: str) -> JobRow:
     Raises:
         LocalFault: UNKNOWN_JOB, or USAGE when it names several.
     """
+    if (exactly := catalog.jobs.find(text)) is not None:  # what programs say, of hundreds of jobs
+        return exactly
     rows = catalog.jobs.all()
     for matches in (
-        [row for row in rows if row.id == text],
         [row for row in rows if row.name == text],
         [row for row in rows if text and row.id.startswith(text)],
     ):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -66,7 +67,6 @@ class Encoder:
         self.seconds = 0.0
         self._tuner = tuner or Tuner()
         self._levels: dict[int, zstandard.ZstdCompressor] = {}
-        self._zeros: dict[int, bytes] = {}
         self._nothing = xxhash.xxh3_128_digest(b"")
         self._probe = zstandard.ZstdCompressor(level=-1)
         self.compress = ""
@@ -88,7 +88,7 @@ class Encoder:
         content = buffer[:length]
         digest = xxhash.xxh3_128_digest(content)
         segments: tuple[Segment, ...]
-        if digest == self._zero_digest(length):
+        if digest == _zero_digest(length):
             segments = tuple(Segment(offset, size, True) for offset, size in ranges)
             return self._finish(disk, RAW, 0, 0, self._nothing, segments, length, buffer)
         raw = length
@@ -118,14 +118,6 @@ class Encoder:
         end = payload + len(meta)
         buffer[payload:end] = meta
         return Encoded(end, raw, zero)
-
-    def _zero_digest(self, length: int) -> bytes:
-        digest = self._zeros.get(length)
-        if digest is None:
-            digest = self._zeros[length] = xxhash.xxh3_128_digest(bytes(length))
-            if len(self._zeros) > 1024:
-                self._zeros.clear()
-        return digest
 
     def _zero_blocks(
         self, content: memoryview
@@ -200,6 +192,12 @@ class Encoder:
         for at in (0, (size // 2) & ~(BLOCK - 1), size - SAMPLE):
             taken += len(self._probe.compress(content[at : at + SAMPLE]))
         return taken <= 3 * SAMPLE * PROMISING
+
+
+@lru_cache(maxsize=1024)
+def _zero_digest(length: int) -> bytes:
+    """That of so many zeros. One for all senders: 1 MiB of them is fresh memory."""
+    return xxhash.xxh3_128_digest(bytes(length))
 
 
 def cut_zeros(

@@ -42,7 +42,10 @@ class Buffer:
     def __init__(self, size: int) -> None:
         """``size``: bytes, rounded up to whole pages."""
         self.size = -(-size // PAGE) * PAGE
-        self._map = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        if self.size < _HUGE:  # half of what a fault for each page takes
+            flags |= mmap.MAP_POPULATE
+        self._map = mmap.mmap(-1, self.size, flags=flags)
         if self.size >= _HUGE:
             # Refused by kernels built without transparent huge pages; nothing depends on it.
             with contextlib.suppress(OSError):
