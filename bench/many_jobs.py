@@ -8,6 +8,9 @@ first one had sent all, held against an equal part. What came is what its copy h
 the image is zero), so nobody is asked who is at work. That is a pass of its own, in which each of
 the 50 has a bandwidth limit above an equal share, so that the first one has not ended before
 the last one has begun; how fast they are is measured without.
+
+What 50 processes can do beside one on this machine, whoever they are, bare loops of the same calls
+show (:mod:`bench.bare`).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from bisect import bisect
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.bare import carry
 from bench.contest import RATE, RATIO, Figures, Goal, Options, Question, Scale, Scene
 from bench.fleet import Fleet, fleet
 from bench.images import GIB, MIB, random_image, touch
@@ -59,6 +63,22 @@ def copied(all_of_them: Fleet, names: list[str], image: Path, limit: str = NONE)
     if limit != NONE:
         return {"share": share}
     return {"rate": size * len(names) / (max(event.at for event in ends) - begun)}
+
+
+def bare(directory: Path, image: Path, count: int) -> Figures:
+    """So many bare loops copy an image each, into pages that are there."""
+    size = image.stat().st_size
+    copies = [directory / f"bare{number}.img" for number in range(count)]
+    try:
+        for copy in copies:
+            touch(copy, size)
+        seconds = carry(image, copies)
+        if not all(same_content(copy, image) for copy in copies):
+            raise AssertionError("a copy of a bare loop differs")
+    finally:
+        for copy in copies:
+            copy.unlink(missing_ok=True)
+    return {"rate": size * count / seconds}
 
 
 def _watch(copies: list[Path], size: int) -> float:
@@ -112,6 +132,8 @@ def scene(options: Options) -> Iterator[Scene]:
                     "all with a limit": lambda: copied(they, they.names, images[many], LIMIT),
                     "some at once": lambda: copied(they, they.names[:some], images[some]),
                     "one job": lambda: copied(they, they.names[:1], images[1]),
+                    "bare loops, all": lambda: bare(directory, images[many], many),
+                    "bare loop, one": lambda: bare(directory, images[1], 1),
                 },
                 size=size,
                 notes=[f"all: {many} jobs at once, some: {some}; together as many bytes as one"],
@@ -143,6 +165,22 @@ QUESTION = Question(
             0.5,
             ours="all with a limit",
             statistic="min",
+        ),
+        Goal(
+            "all at once, of as many bare loops",
+            "rate",
+            ">=",
+            None,
+            ours="all at once",
+            peers=("bare loops, all",),
+        ),
+        Goal(
+            "the bare loops themselves, of one bare loop",
+            "rate",
+            ">=",
+            None,
+            ours="bare loops, all",
+            peers=("bare loop, one",),
         ),
     ),
     scene=scene,

@@ -10,8 +10,9 @@ No pump ever waits for memory: a connection brings its receive buffer with it (w
 one is not admitted), and the second buffer, for the opened frame, belongs to the worker thread.
 So a thousand connections that stop in the middle of a frame cannot stop another one.
 
-Answers (acks, diffs, pongs) are small and always sent by the loop. So is the sign of life in every
-heartbeat, whatever a worker or a disk is doing (:mod:`protocol.wire.alive`).
+Answers are always sent by the loop. So is the sign of life in every heartbeat, whatever a worker or
+a disk is doing (:mod:`protocol.wire.alive`). The answers to digests can be many: while too much of
+them has not left, the connection is *held back* and nothing is received on it.
 """
 
 from __future__ import annotations
@@ -86,6 +87,9 @@ class Workspace(threading.local):
 
 _workspace = Workspace()
 
+_reply = memoryview(bytearray(REPLY_FRAME_MAX + LENGTH + TAG))
+"""What the loop seals answers into, one at a time."""
+
 
 class Keeper(Target, Protocol):
     """What a connection needs of its session."""
@@ -144,8 +148,8 @@ class DataConnection:
         self._replies = bytearray()
         self._asked = self._told = 0  # bytes of answers to digests: of a worker, and of the loop
         self._held_back = False
+        self._left = 0  # bytes of answers that left while it was held back
         self._pings = Allowance(PINGS_RATE, PINGS_BURST, time.monotonic())
-        self._reply = memoryview(bytearray(REPLY_FRAME_MAX + LENGTH + TAG))
         self._closing = False
         self._pumping: asyncio.Future[None] | None = None
         self._heartbeat = heartbeat
@@ -167,13 +171,16 @@ class DataConnection:
         if self._closing:
             return
         self._spoken = self._loop.time()
-        sealed = self._sealer.seal(payload + encode_meta(frame), self._reply)
+        sealed = self._sealer.seal(payload + encode_meta(frame), _reply)
         self._told += len(payload)
-        self._replies += self._reply[: sealed.size]
+        self._replies += _reply[: sealed.size]
         if len(self._replies) > REPLIES_MAX:
-            self._end(CONNECTION_LOST.peer(peer="the source", detail="it reads no answers"))
+            self._end(self._deaf())
             return
         self._flush()
+
+    def _deaf(self) -> Fault:
+        return CONNECTION_LOST.peer(peer="the source", detail="it reads no answers")
 
     def _beat(self) -> None:
         """Say that we are here, if nothing was said lately; end it if nothing is heard."""
@@ -184,9 +191,11 @@ class DataConnection:
             self._alive.busy(now)
         else:
             try:
-                self._alive.check(self.wire_bytes, self._reader.at_boundary, now)
+                # While it is held back that it listens is its sign of life.
+                heard = self.wire_bytes + self._left
+                self._alive.check(heard, self._reader.at_boundary, now)
             except PeerFault as fault:
-                self._end(fault)
+                self._end(self._deaf() if self._held_back else fault)
                 return
         if now - self._spoken >= self._heartbeat / 2:
             self.send(Pong(0))
@@ -199,6 +208,7 @@ class DataConnection:
             while self._replies:
                 count = self._sock.send(self._replies)
                 del self._replies[:count]
+                self._left += count if self._held_back else 0
         except BlockingIOError:
             self._loop.add_writer(self._sock.fileno(), self._flush)
             return

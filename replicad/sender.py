@@ -24,6 +24,7 @@ from protocol.wire.blocks import BlockHasher, portions
 from protocol.wire.crypto import Direction, SessionKeys
 from protocol.wire.frames import Ack, Diff, Digests, Fence, Ping, Segment, encode_meta
 from protocol.wire.limits import (
+    ANSWER_BYTES,
     BLOCK,
     BUFFER,
     DIGEST_SIZE,
@@ -229,7 +230,7 @@ class Sender(threading.Thread):
     def _digests(self, work: Work, hasher: BlockHasher, sealed: memoryview) -> None:
         """Read and hash what is to be compared; only the digests travel."""
         plain = hasher.buffer
-        reserved = block_count(work.ranges, BLOCK) * DIGEST_SIZE
+        reserved = block_count(work.ranges, BLOCK) * ANSWER_BYTES
         self._inflight.reserve(1, reserved)
         digests = bytearray()
         if not salvage(self._feed, work, lambda: self._hash(work, BLOCK, hasher, digests)):
@@ -245,7 +246,9 @@ class Sender(threading.Thread):
         meta = encode_meta(Digests(work.disk.number, BLOCK, ranges, medium))
         plain[:size] = digests
         plain[size : size + len(meta)] = meta
-        self._send(work, size, reserved, plain[: size + len(meta)], sealed, blocks)
+        # The answer counts from now on: it is kept until somebody looks closer.
+        kept = blocks * ANSWER_BYTES
+        self._send(work, kept, reserved, plain[: size + len(meta)], sealed, blocks)
 
     def _look_closer(self, work: Work, hasher: BlockHasher) -> None:
         """Which of our small blocks are not what the receiver has said that its own are. Nothing
@@ -256,6 +259,8 @@ class Sender(threading.Thread):
         crash.here("sender.looked")
         assert work.answer is not None  # it is what makes a closer look
         flags = unequal(bytes(digests), work.answer.within(work.ranges))
+        if self._stopping.is_set():  # left behind by a disk that was dying: nobody listens
+            raise Stopped
         self._on_compared(work, differing(work.ranges, flags, FINE_BLOCK))
 
     def _hash(self, work: Work, block: int, hasher: BlockHasher, digests: bytearray) -> None:

@@ -42,6 +42,10 @@ from replicad.threads import all_ended, ended, to_end
 WINDOW_BATCHES = 16384
 """Batches in flight over all connections: bounds the bookkeeping when batches are small."""
 
+WINDOW_MOST = 256 << 20
+"""Bytes in flight, whatever the receiver offers: it may never answer. 25 GB/s at a round trip of 10 ms, or
+1 GB/s at 250."""
+
 JOIN_SECONDS = 30.0
 """A sender that reads a dying disk may not end; then the thread is left behind."""
 
@@ -92,7 +96,7 @@ class Transfer:
         self._congestion = fixed.congestion
         self._congestions: set[str] = set()
         self._feed = Feed()
-        self._inflight = InFlight(Window(WINDOW_BATCHES, opened.window_bytes))
+        self._inflight = InFlight(Window(WINDOW_BATCHES, min(WINDOW_MOST, opened.window_bytes)))
         self._senders: dict[int, Sender] = {}
         self.processors = Processors(
             self._feed, opened.connections, self._threads, fixed=fixed.senders

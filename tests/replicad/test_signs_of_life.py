@@ -8,8 +8,8 @@ import pytest
 
 from protocol.wire.frames import Frame, Ping
 from replicad.engine.passes import JobSweep
-from tests.replicad.test_transfer import Answers, in_bench
-from tests.support.copying import Bench
+from tests.replicad.test_transfer import Answers
+from tests.support.copying import Bench, in_bench
 
 pytestmark = pytest.mark.timeout(60)
 

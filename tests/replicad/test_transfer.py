@@ -6,8 +6,6 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pytest
@@ -22,24 +20,13 @@ from replicad.config import Tuning
 from replicad.engine.disks import DiskSet
 from replicad.engine.passes import JobSweep, run_pass
 from replicad.feed import Work
-from replicad.planner import Sweep
 from replicad.tracker import NoTracker
 from replicad.transfer import Transfer
-from tests.support.copying import GRANULE, Bench, Receiver, bench
+from tests.support.copying import GRANULE, GRANULES, Bench, Receiver, in_bench
 
 pytestmark = pytest.mark.timeout(120)
 
-GRANULES = 600
 Answers = list[tuple[Frame, bytes]]
-
-
-def in_bench(case: Callable[[Bench], object], *, tracked: bool = True) -> None:
-    async def run() -> None:
-        with TemporaryDirectory(dir="/dev/shm") as directory:
-            async with bench(Path(directory), GRANULES, tracked=tracked) as made:
-                await case(made)  # type: ignore[misc]
-
-    asyncio.run(run())
 
 
 def test_a_first_copy_and_a_delta_make_the_disks_equal() -> None:
@@ -53,87 +40,6 @@ def test_a_first_copy_and_a_delta_make_the_disks_equal() -> None:
         assert made.equal()
         assert made.disk.passed == 2
         assert made.disk.trust == "tracked without a gap since the full pass"
-
-    in_bench(case)
-
-
-def test_a_comparison_sends_only_what_differs() -> None:
-    async def case(made: Bench) -> None:
-        await made.sync()
-        made.tracker.write(made.path, 30, b"y" * GRANULE, seen=False)
-        made.disk.suspect_all("the tracker may have missed 1 write")
-        assert made.disk.trust == "comparing: the tracker may have missed 1 write"
-        async with await made.transfer() as transfer:
-            await run_pass(transfer, made.disks)
-            assert transfer.acked_bytes == made.disk.differing_bytes == GRANULE
-        assert made.equal()
-        assert made.disk.trust == "tracked without a gap since the compare pass"
-        # All of it, the 64 KiB that differ once more, and what is sent.
-        taken = made.disk.recovery
-        assert taken is not None
-        assert taken.bytes_read == (GRANULES + 16 + 1) * GRANULE
-        assert taken.bytes_sent == GRANULE
-
-    in_bench(case)
-
-
-def test_what_differs_is_asked_for_once() -> None:
-    """The answer says what the small blocks are; who looks closer asks nobody."""
-
-    async def case(made: Bench) -> None:
-        await made.sync()
-        for granule in (0, 31, 32, 599):
-            made.tracker.write(made.path, granule, b"y" * GRANULE, seen=False)
-        made.disk.suspect_all("a test")
-        asked: list[Digests] = []
-
-        def answer(frame: Frame, answers: Answers) -> Answers:
-            if isinstance(frame, Digests):
-                asked.append(frame)
-            return answers
-
-        made.receiver.answer = answer
-        await made.sync()
-        assert made.equal()
-        assert made.disk.differing_bytes == 4 * GRANULE
-        assert sum(length for each in asked for _, length, _ in each.ranges) == made.disk.size
-
-    in_bench(case)
-
-
-def test_a_closer_look_that_ends_after_its_session_changes_nothing() -> None:
-    """A sender that reads a dying disk is left behind, and may come to an end much later."""
-
-    async def case(made: Bench) -> None:
-        await made.sync()
-        made.tracker.write(made.path, 30, b"y" * GRANULE, seen=False)
-        made.disk.suspect_all("a test")
-        looked = asyncio.Event()
-        late: list[tuple[Work, object]] = []
-        transfer = await made.transfer()
-
-        def keep(work: Work, found: object) -> None:
-            late.append((work, found))
-            transfer._loop.call_soon_threadsafe(looked.set)
-
-        transfer._looked_from_thread = keep  # type: ignore[method-assign]
-        async with transfer:
-            passing = asyncio.create_task(run_pass(transfer, made.disks))
-            await looked.wait()
-            passing.cancel()
-            await asyncio.wait([passing])
-        transfer.release()
-        held = made.disk.live_map
-        again = Sweep(held, 0, "compare").take_many(99)  # the next session has begun
-        flying, compared = held.flying_granules, transfer.sent.compared
-        assert flying >= 16
-        for work, _ in late:
-            transfer._looked_closer(work, ())
-        assert (held.flying_granules, transfer.sent.compared) == (flying, compared)
-        for batch in again:
-            held.lost(batch)
-        await made.sync()
-        assert made.equal()
 
     in_bench(case)
 
@@ -347,8 +253,17 @@ def answering(
         (Digests, lambda answers: [(Diff(answers[0][0].sequence, 1), b"\0")]),
         (Digests, lambda answers: [(answers[0][0], b"")]),
         (Digests, lambda answers: [*answers, *answers]),
+        (Digests, lambda answers: [(answers[0][0], b"\1" + answers[0][1][1:] + bytes(15 * 16))]),
     ],
-    ids=["ack-of-nothing", "diff-of-data", "ack-before-diff", "diff-size", "no-bits", "twice"],
+    ids=[
+        "ack-of-nothing",
+        "diff-of-data",
+        "ack-before-diff",
+        "diff-size",
+        "no-bits",
+        "twice",
+        "a-finer-digest-too-few",
+    ],
 )
 def test_an_answer_that_cannot_be_true_ends_the_session(
     kind: type, change: Callable[[Answers], Answers]

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -46,6 +47,7 @@ from replicad.tracker import CannotTrack, DiskDrain, EbpfTracker, NoTracker, Tra
 from replicad.transfer import Transfer
 
 GRANULE = 4096
+GRANULES = 600
 
 
 class Tracker(EbpfTracker):
@@ -384,3 +386,14 @@ async def bench(directory: Path, granules: int, *, tracked: bool = True) -> Asyn
             yield made
         finally:
             made.close()
+
+
+def in_bench(case: Callable[[Bench], object], *, tracked: bool = True) -> None:
+    """Run ``case`` with a bench of :data:`GRANULES`."""
+
+    async def run() -> None:
+        with TemporaryDirectory(dir="/dev/shm") as directory:
+            async with bench(Path(directory), GRANULES, tracked=tracked) as made:
+                await case(made)  # type: ignore[misc]
+
+    asyncio.run(run())
