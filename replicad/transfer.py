@@ -43,8 +43,8 @@ WINDOW_BATCHES = 16384
 """Batches in flight over all connections: bounds the bookkeeping when batches are small."""
 
 WINDOW_MOST = 256 << 20
-"""Bytes in flight, whatever the receiver offers: it may never answer. 25 GB/s at a round trip of 10 ms, or
-1 GB/s at 250."""
+"""Bytes in flight, whatever the receiver offers: it may never answer. 25 GB/s at a round trip of
+10 ms, or 1 GB/s at 250."""
 
 JOIN_SECONDS = 30.0
 """A sender that reads a dying disk may not end; then the thread is left behind."""
