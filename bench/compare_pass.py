@@ -2,7 +2,8 @@
 
 The peer is one ``dd`` a side, both at the same time, into nothing. Ours also hashes, says the
 digests, answers, reads once more what differs, and sends it. So what nobody can do without is shown
-beside it: two bare loops that read and hash each side once (:mod:`bench.bare`).
+beside it (:mod:`bench.bare`): two bare loops that read and hash each side once, and a pair of them
+that does the whole comparison.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.bare import hash_both
+from bench.bare import carry, hash_both, mend
 from bench.contest import RATE, Figures, Goal, Metric, Options, Question, Scene
-from bench.images import GIB, MIB, random_image, scatter
+from bench.images import GIB, MIB, random_image, scatter, touch
 from bench.leftovers import scratch
 from bench.ours import Ours, ours
 from bench.peers import together
+from tests.support.pair import same_content
 
 PART = 0.01
 
@@ -48,6 +50,21 @@ def hashed(one: Path, other: Path) -> Figures:
     return {"rate": one.stat().st_size / hash_both(one, other)}
 
 
+def _touched(path: Path, size: int) -> Path:
+    touch(path, size)
+    return path
+
+
+def mended(image: Path, copy: Path, seed: int) -> Figures:
+    """The whole comparison in bare loops."""
+    size = image.stat().st_size
+    scatter(image, size, PART, seed)
+    seconds = mend(image, copy)
+    if not same_content(image, copy):
+        raise AssertionError("the bare loops left a difference")
+    return {"rate": size / seconds}
+
+
 @contextlib.contextmanager
 def scene(options: Options) -> Iterator[Scene]:
     """A job whose first pass is done. Writes to a file are not tracked, so every sync compares."""
@@ -55,6 +72,9 @@ def scene(options: Options) -> Iterator[Scene]:
     with scratch() as directory:
         image = directory / "disk.img"
         random_image(image, size)
+        other, its_copy = directory / "bare.img", directory / "bare copy.img"
+        random_image(other, size)
+        carry(other, [_touched(its_copy, size)])  # as ours is made: how it is written, it is read
         with ours([image]) as we:
             we.both.create()
             we.both.synced()
@@ -64,6 +84,7 @@ def scene(options: Options) -> Iterator[Scene]:
                     "replicad": lambda: compared(we, image, next(seeds)),
                     "read both sides": lambda: read_both(image, copy),
                     "hash both sides": lambda: hashed(image, copy),
+                    "bare comparison": lambda: mended(other, its_copy, next(seeds)),
                 },
                 size=size,
             )
@@ -82,6 +103,15 @@ QUESTION = Question(
             peers=("read both sides",),
         ),
         Goal("of the bare loops", "rate", ">=", None, peers=("hash both sides",)),
+        Goal("of a bare comparison", "rate", ">=", None, peers=("bare comparison",)),
+        Goal(
+            "a bare comparison itself, of reading",
+            "rate",
+            ">=",
+            None,
+            ours="bare comparison",
+            peers=("read both sides",),
+        ),
         Goal(
             "the bare loops themselves, of reading",
             "rate",
