@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -263,4 +264,5 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 if __name__ == "__main__":
+    signal.alarm(int(WAIT_SECONDS))  # whoever has started it may be gone
     COMMANDS[sys.argv[1]](*sys.argv[2:])

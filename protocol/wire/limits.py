@@ -123,7 +123,7 @@ FINE_BLOCK: Final = 4 << 10
 """bytes that one digest of a DIFF frame is of: what differs is found to the granule."""
 
 ANSWER_BYTES: Final = DIGEST_SIZE + BLOCK // FINE_BLOCK * DIGEST_SIZE
-"""bytes that a block's digest and the longest answer to it are: what both sides have to keep."""
+"""bytes that a block's digest and the longest answer to it are: what a source may have to keep."""
 
 DIGESTS_MAX: Final = 256
 """digests of one DIGESTS frame: 16 MiB of disk, the most that one frame can make the receiver

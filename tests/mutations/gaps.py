@@ -161,6 +161,24 @@ GAPS = (
         f"{DIRTYMAP}::test_what_was_in_flight_when_events_were_missed_is_sent_again",
     ),
     one(
+        "a-closer-look-sees-no-difference",
+        4,
+        "replicad/sender.py",
+        "differing(work.ranges, flags, FINE_BLOCK))",
+        "differing(work.ranges, flags & False, FINE_BLOCK))",
+        "tests/replicad/test_compare_pass.py::test_a_comparison_sends_only_what_differs",
+        MODEL,
+    ),
+    one(
+        "what-is-answered-is-that-all-blocks-are-equal",
+        4,
+        "receiver/comparing.py",
+        "                            bits[(first + at) >> 3] |= 1 << ((first + at) & 7)\n",
+        "                            pass\n",
+        "tests/receiver/test_comparing.py"
+        "::test_the_answer_is_the_bits_and_then_what_is_in_those_blocks",
+    ),
+    one(
         "a-map-that-was-never-filled-is-believed",
         4,
         "replicad/dirtymap/store.py",
