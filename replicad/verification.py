@@ -9,7 +9,7 @@ One look is not enough to accuse. A write that was queued long ago, sent, and ma
 *landing* now: the disk has it, its completion has not been marked yet. So what differs is first a
 *candidate*, and is looked at again when every write that was on its way at the first look has
 ended (:mod:`replicad.engine.verify` waits for that). A candidate that the tracker has marked
-meanwhile, at the queue or at the end of a write, is one no more: it was written, and is sent.
+meanwhile is one no more: it was written, and is sent.
 
 What is found stays known as a bitmap, so that a copy that differs everywhere costs no more
 memory than one that differs nowhere.

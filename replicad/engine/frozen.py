@@ -31,6 +31,7 @@ from replicad.freeze.busy import is_busy_unmounted
 from replicad.freeze.freezer import Freezer
 from replicad.jobdisk import JobDisk
 from replicad.planner import NotSettledError, take_everything
+from replicad.tracker import writes_under_way
 from replicad.transfer import Transfer
 
 ARENA_LEAST = 16 << 20
@@ -239,17 +240,22 @@ class Frozen:
         """Still frozen: check that nothing was written since the drain.
 
         A disk without a filesystem cannot be frozen, and a disk with one may have other parts
-        that somebody writes; those are looked at after the thaw, see :meth:`judge_moved`.
+        that somebody writes; those are looked at after the thaw, see :meth:`judge_moved`. A write
+        is marked when it has landed, so one that is still on its way counts as well, and is looked
+        for before the drain: what has ended by then is in it.
 
         Raises:
             LocalFault: DISK_BUSY_UNMOUNTED; CHECKPOINT_SUPERSEDED when events were missed.
         """
+        busy = {disk for disk in self.disks.disks if _being_written(disk)}
         self.disks.drain_frozen()
         self.disks.check_now()
         if self.disks.tracked and self.disks.suspect:
             raise CHECKPOINT_SUPERSEDED.fault(detail="writes may have gone unnoticed meanwhile")
         self._moved = [
-            disk for disk in self.disks.disks if disk.tracked and disk.live_map.dirty_granules
+            disk
+            for disk in self.disks.disks
+            if disk in busy or (disk.tracked and disk.live_map.dirty_granules)
         ]
         for disk in self._bare:
             if disk in self._moved or (
@@ -307,6 +313,13 @@ def available_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def _being_written(disk: JobDisk) -> bool:
+    """Whether a write to a tracked disk is known not to have ended."""
+    return disk.tracked is not None and bool(
+        writes_under_way(disk.tracked.major, disk.tracked.minor)
+    )
 
 
 def _stamp(path: str) -> tuple[int, int, int]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from replicad.engine.orders import Orders
 from replicad.engine.slices import Slice
 from replicad.engine.standing import Standing, info
 from replicad.jobdisk import JobDisk
+from replicad.tracker import writes_under_way
 from replicad.transfer import Transfer
 from replicad.verification import BATCH_BYTES, DiskFindings, Round, Sweep, Verification
 
@@ -57,8 +57,6 @@ KEEPING_SHARE = 0.05
 """Of the time that may go into keeping what was found so far: there can be much of it."""
 
 _POLL_SECONDS = 0.02
-_SYS = Path("/sys/dev/block")
-
 _log = log.get("verify")
 
 
@@ -361,11 +359,6 @@ class Verifier:
 
 
 def _writes_under_way(disk: JobDisk) -> bool:
-    """Whether the kernel knows of writes to a disk that have not ended (sysfs-block, inflight)."""
+    """Whether a write to a disk may not have ended. Where that is not known only time tells."""
     assert disk.tracked is not None
-    place = _SYS / f"{disk.tracked.major}:{disk.tracked.minor}" / "inflight"
-    try:
-        return int(place.read_text().split()[1]) > 0
-    except (OSError, IndexError, ValueError):
-        # Not known: then only time tells.
-        return True
+    return writes_under_way(disk.tracked.major, disk.tracked.minor) is not False

@@ -5,7 +5,7 @@ decides whether what was recorded while no daemon ran is complete.
 """
 
 from replicad.tracker.bitmap import granule_for
-from replicad.tracker.disk import attachment, boot_id, boot_time
+from replicad.tracker.disk import attachment, boot_id, boot_time, writes_under_way
 from replicad.tracker.ebpf import DiskDrain, EbpfTracker, TrackedDisk
 from replicad.tracker.errors import CannotTrack, TrackerUnavailable
 from replicad.tracker.none import NoTracker
@@ -30,4 +30,5 @@ __all__ = [
     "granule_for",
     "judge",
     "pin_directory",
+    "writes_under_way",
 ]

@@ -78,6 +78,19 @@ def size_and_sequence(major: int, minor: int) -> tuple[int, int]:
     return read_number(directory / "size") * SECTOR, read_number(directory / "diskseq")
 
 
+def writes_under_way(major: int, minor: int) -> bool | None:
+    """Whether a disk has writes that have not ended (sysfs-block, inflight); None where the kernel
+    does not say: the disk is gone, or its I/O is not counted (queue/iostats).
+    """
+    directory = SYS_DEV_BLOCK / f"{major}:{minor}"
+    if not read_number(directory / "queue/iostats"):
+        return None
+    try:
+        return int((directory / "inflight").read_text().split()[1]) > 0
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def inspect(path: str) -> BlockDevice:
     """Returns the whole disk at a path. Raises CannotTrack if it is none, with the reason."""
     try:

@@ -272,8 +272,7 @@ class EbpfTracker:
         """Returns how many events that matter to such disks, of whatever disk, went unhandled since
         the programs were attached.
 
-        A request-based disk has what it needs from the completion of its requests: a write whose
-        queueing was missed is marked when it lands, as if it had been queued then.
+        A request-based disk has what it needs from the completion of its requests.
         """
         if not bio_based:
             return self._missed_by(HOOK_REQUEST)

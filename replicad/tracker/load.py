@@ -41,18 +41,18 @@ def first_programs(chosen: list[str]) -> list[str]:
     """Returns those that every disk needs, in the order of attaching: tracepoints call in that
     order, and an understudy comes behind its first program.
 
-    A request-based disk is marked when a write lands, so there an event of queueing may be skipped:
-    it is a mark that comes later. Each program at a tracepoint costs every write, so what only
-    bio-based disks need waits for one (docs/decisions/0179).
+    A request-based disk is marked when a write has landed, and by nothing else. Each program at a
+    tracepoint costs every write, so what only bio-based disks need waits for one
+    (docs/decisions/0179, 0186).
     """
-    queue, request, _ = chosen
-    return [queue, request, request + UNDERSTUDY]
+    _, request, _ = chosen
+    return [request, request + UNDERSTUDY]
 
 
 def bio_programs(chosen: list[str]) -> list[str]:
     """Returns those that bio-based disks need besides, in the order of attaching."""
     queue, _, bio = chosen
-    return [queue + UNDERSTUDY, bio, bio + UNDERSTUDY]
+    return [queue, queue + UNDERSTUDY, bio, bio + UNDERSTUDY]
 
 
 @dataclass

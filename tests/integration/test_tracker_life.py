@@ -213,8 +213,8 @@ def links(runtime: Path) -> set[str]:
     return {pin.name.removeprefix("link_") for pin in pin_directory(runtime).glob("link_*")}
 
 
-FIRST = {"bio_queue_0", "rq_complete_0", "rq_complete_0_2"}
-BIO = {"bio_queue_0_2", "bio_complete_1", "bio_complete_1_2"}
+FIRST = {"rq_complete_0", "rq_complete_0_2"}
+BIO = {"bio_queue_0", "bio_queue_0_2", "bio_complete_1", "bio_complete_1_2"}
 
 
 def test_what_only_bio_based_disks_need_is_attached_with_the_first(

@@ -48,7 +48,7 @@ PROMISES = {
     1: Promise(
         "No lost write",
         (
-            ("replicad/tracker/bpf/tracker.bpf.c", "marks at queueing and at completion"),
+            ("replicad/tracker/bpf/tracker.bpf.c", "marks what has landed"),
             ("replicad/tracker/ebpf.py", "flips, waits for markers, hands over, then clears"),
             ("replicad/dirtymap/map.py", "a mark stays whatever is in flight"),
             ("replicad/reader.py", "reads past the page cache"),

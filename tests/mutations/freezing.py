@@ -107,6 +107,15 @@ ENGINE = (
         "::test_a_disk_without_a_filesystem_that_is_written_meanwhile_is_refused",
     ),
     one(
+        "a-write-that-has-not-ended-is-no-write-meanwhile",
+        5,
+        "replicad/engine/frozen.py",
+        "            if disk in busy or (disk.tracked and disk.live_map.dirty_granules)\n",
+        "            if disk.tracked and disk.live_map.dirty_granules\n",
+        "tests/replicad/engine/test_interrupted.py"
+        "::test_a_write_that_is_on_its_way_is_a_write_meanwhile",
+    ),
+    one(
         "what-a-held-checkpoint-stands-on-is-written-over",
         5,
         "replicad/engine/session.py",

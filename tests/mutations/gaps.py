@@ -237,7 +237,7 @@ TRACKER = (
         KERNEL,
         "\tif (!(op & 1) || !st)\n\t\treturn;",
         "\tif (op || !st)\n\t\treturn;",
-        f"{RACE}::test_a_request_that_lands_after_a_drain_is_marked_again",
+        f"{RACE}::test_a_request_is_marked_when_it_has_landed",
     ),
     one(
         "discards-are-not-marked",

@@ -47,7 +47,8 @@ class Write:
 
 
 class Kernel:
-    """One boot. ``disk`` outlives it. ``mark_at`` says at which steps a write is marked."""
+    """One boot. ``disk`` outlives it. ``mark_at`` says at which steps a write is marked:
+    request-based disks when it has landed, bio-based ones when it is queued as well."""
 
     boots = 0
 

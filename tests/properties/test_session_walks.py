@@ -14,7 +14,7 @@ from hypothesis import settings
 from tests.properties.medium import Medium
 from tests.properties.test_session_model import Replication
 from tests.properties.walking import walk
-from tests.properties.wholeway import WholeWay
+from tests.properties.wholeway import BOTH, WholeWay
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -51,8 +51,15 @@ def search(world: type[WholeWay], walks: int) -> None:
         walk(machine(), random.Random(seed), STEPS, ARGUMENTS, RARE)
 
 
-def test_walks_find_nothing() -> None:
-    search(WholeWay, WALKS)
+class MarksWhenQueuedAsWell(WholeWay):
+    """As a bio-based disk is marked."""
+
+    mark_at = BOTH
+
+
+@pytest.mark.parametrize("world", [WholeWay, MarksWhenQueuedAsWell], ids=lambda it: it.__name__)
+def test_walks_find_nothing(world: type[WholeWay]) -> None:
+    search(world, WALKS // 2)
 
 
 class MarksOnlyWhenQueued(WholeWay):

@@ -31,10 +31,11 @@ PLACES = st.sampled_from([0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 149])
 class Verifying(RuleBasedStateMachine):
     world_class: type[World] = World
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(marks_queued=st.booleans())
+    def begin(self, marks_queued: bool) -> None:
         self.directory = tempfile.TemporaryDirectory(dir="/dev/shm")
         self.world = self.world_class(Path(self.directory.name, "map"))
+        self.world.marks_queued = marks_queued
 
     def teardown(self) -> None:
         if hasattr(self, "world"):

@@ -1,8 +1,8 @@
 """A disk, its tracker, a copy and a verification of it, small enough for hypothesis.
 
 The dirty map and everything of :mod:`replicad.verification` are real. Writes take their time: one
-is marked when it is queued, lands later, and is marked again when it has ended, so a read may see
-what no completion has told of yet. Methods named after a precaution are what the mutants leave out.
+is queued, lands later, and is marked when it has ended (and, on some disks, when it is queued), so
+a read may see what no completion has told of yet. Methods named after a precaution are what the mutants leave out.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Look:
 
 
 class World:
-    """Attributes: ``rotten``: granules of the copy that were damaged and never written since."""
+    """Attributes: ``marks_queued``: a write is marked when it is queued as well."""
+
+    marks_queued = False
 
     def __init__(self, path: Path) -> None:
         self.map = DirtyMap.create(str(path), HEADER)
@@ -89,7 +91,8 @@ class World:
         self.version += 1
         write = Write(range(first, min(first + count, GRANULES)), self.version)
         self.writes.append(write)
-        self.tracked |= set(write.granules)
+        if self.marks_queued:
+            self.tracked |= set(write.granules)
 
     def land(self, write: Write) -> None:
         write.landed = True

@@ -36,6 +36,7 @@ from tests.properties.medium import Medium, SimOs
 from tests.properties.network import Cable
 from tests.properties.stage import play
 
+LANDED = frozenset({"completion"})
 BOTH = frozenset({"queue", "completion"})
 
 
@@ -46,7 +47,7 @@ class Killed(BaseException):
 class WholeWay:
     """See the module. ``fresh``: the intermediate disk is new; else it differs here and there."""
 
-    mark_at = BOTH
+    mark_at = LANDED
     medium_class: type[Medium] = Medium
 
     def __init__(self, directory: Path, *, fresh: bool, seed: int) -> None:

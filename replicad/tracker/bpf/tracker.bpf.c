@@ -2,19 +2,20 @@
 /*
  * Marks which granules of the tracked disks were written.
  *
- * A write is marked twice: when its bio is queued, so that a drain never comes too early to see it, and when it has
- * landed, so that a granule which was drained, cleared and read while the write was still in flight is dirty again.
- * On request-based disks "landed" is block_rq_complete, which carries the range. On bio-based disks (dm, md, zram, NVMe
- * multipath heads) it is block_bio_complete, whose bio has been advanced past its range; the range is therefore
- * remembered under the bio's address from queue to completion (see landed()).
+ * A write is marked when it has landed, before whoever wrote is told so: a granule that was drained, cleared and read
+ * while the write was still in flight is dirty again. On request-based disks that is block_rq_complete, which carries
+ * the range and which every bio passes that ends. On bio-based disks (dm, md, zram, NVMe multipath heads) it is
+ * block_bio_complete, whose bio has been advanced past its range; the range is therefore remembered under the bio's
+ * address from queue to completion (see landed()). Those are marked when they are queued as well, because a bio has
+ * many ways through such drivers. Not so on request-based disks: CPUs that queue and CPUs that complete would take each
+ * line of the bitmap from each other, which costs more than all the rest (docs/decisions/0186).
  *
  * All programs are tp_btf. Classic tracepoint programs are skipped while any other BPF program runs on the CPU; typed
  * raw tracepoints are guarded per program, and what that guard skips the kernel counts (recursion_misses). A hook can
  * have a second program, the understudy, for the events on which the guard skipped the first (see understudy()).
  *
- * User space attaches what request-based disks need, and the rest with the first bio-based disk (load.py): a program
- * costs every write, also one that does nothing. The rest are the programs of block_bio_complete and the understudy of
- * block_bio_queue; a request whose queueing was skipped is marked when it lands, as if it had been queued then.
+ * User space attaches what request-based disks need, which is the pair of block_rq_complete, and the rest with the first
+ * bio-based disk (load.py): a program costs every write, also one that does nothing.
  *
  * The bitmap of a disk is a hierarchy in one array of words: level 0 has a bit for each granule, level k a bit for each
  * 64^k granules. A range sets at most two partial words per level, whatever its length, and the last level is one
@@ -619,10 +620,9 @@ static __always_inline void queued(struct place *place, struct bio *bio, void *a
 	if (!(op & 1))
 		return;
 	ref = find_disk(place, disk_of_bio(bio));
-	if (!ref)
-		return;
-	if ((u32)ref & REF_STACKED)
-		remember(ref, sector, bytes, number_of(argument));
+	if (!((u32)ref & REF_STACKED))
+		return; /* not tracked, or marked when it has landed */
+	remember(ref, sector, bytes, number_of(argument));
 	if (bytes)
 		mark_at(place, ref, sector, bytes, 1);
 	else

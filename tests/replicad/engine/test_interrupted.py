@@ -311,6 +311,34 @@ def test_a_disk_without_a_filesystem_that_is_written_meanwhile_is_refused(
     run_case(case)
 
 
+def test_a_write_that_is_on_its_way_is_a_write_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has marked it yet; it is looked for before the drain that must find what ended."""
+
+    async def case(made: Bench) -> None:
+        await made.sync()
+        freezing = frozen_for(monkeypatch, made, mounted=False)
+        drain, order = made.disks.drain_frozen, list[str]()
+
+        def draining() -> None:
+            order.append("drain")
+            drain()
+
+        def looking(*_: int) -> bool:
+            order.append("look")
+            return True
+
+        monkeypatch.setattr(made.disks, "drain_frozen", draining)
+        monkeypatch.setattr("replicad.engine.frozen.writes_under_way", looking)
+        async with await made.transfer() as transfer:
+            with pytest.raises(Fault) as refused:
+                await checkpointer(made, transfer).take(ORDER)
+        assert refused.value.code == DISK_BUSY_UNMOUNTED.code
+        assert order[-2:] == ["look", "drain"]
+        assert not freezing.references
+
+    run_case(case)
+
+
 def test_without_a_tracker_all_is_compared_again_while_frozen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
