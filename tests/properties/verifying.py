@@ -2,7 +2,8 @@
 
 The dirty map and everything of :mod:`replicad.verification` are real. Writes take their time: one
 is queued, lands later, and is marked when it has ended (and, on some disks, when it is queued), so
-a read may see what no completion has told of yet. Methods named after a precaution are what the mutants leave out.
+a read may see what no completion has told of yet. Methods named after a precaution are what the
+mutants leave out.
 """
 
 from __future__ import annotations
