@@ -50,9 +50,9 @@ time that a checkpoint may be kept waiting."""
 Where = Callable[[slice], Words]
 """Which granules are meant, for some words of a bitmap."""
 
-Round = Literal["sweep", "confirm", "recheck"]
-"""Over everything that is clean; again over what differed; and, when that was repaired or a
-checkpoint has been taken since, once more over what was found."""
+Round = Literal["sweep", "confirm", "recheck", "certain"]
+"""Over everything that is clean; again over what differed; when that was repaired, or a checkpoint
+may have been taken since, over what was found; and again over what of it differs still."""
 
 
 class Sweep:
@@ -121,7 +121,7 @@ class DiskFindings:
         cursors: where each round has come to.
         compared: bytes of which the first round can say that they are equal or differ.
         candidates: to be looked at again; what the tracker marks is taken out of it.
-        found: differed twice. ``open``: differs still.
+        found: differed twice. ``open``: differs still, as the last round has it.
         suspected: when (CLOCK_MONOTONIC) the last candidate came.
         calm: when this disk was last seen without a write on its way.
     """
@@ -171,13 +171,20 @@ class DiskFindings:
 
     def begin_recheck(self, now: float) -> None:
         """All that was found is to be looked at once more."""
-        self.open.zero()
+        self._suspect("recheck", self.found, now)
+
+    def begin_certain(self, now: float) -> None:
+        """Of that, what differs still: one look does not accuse."""
+        self._suspect("certain", self.open, now)
+
+    def _suspect(self, kind: Round, bits: Bitmap, now: float) -> None:
         self.candidates.zero()
-        for page in np.flatnonzero(self.found.pages).tolist():
+        for page in np.flatnonzero(bits.pages).tolist():
             place = slice(page * PAGE_WORDS, (page + 1) * PAGE_WORDS)
-            self.candidates.set(place, self.found.read(place))
+            self.candidates.set(place, bits.read(place))
+        self.open.zero()
         self.suspected = now
-        self.cursors.pop("recheck", None)
+        self.cursors.pop(kind, None)
 
     def bytes_of(self, bits: Bitmap) -> int:
         """Bytes of the granules whose bits are set."""
@@ -224,7 +231,7 @@ class Verification:
 
     request: str
     disks: dict[str, DiskFindings]
-    stage: Literal["sweep", "confirm", "repair", "recheck"] = "sweep"
+    stage: Literal["sweep", "confirm", "repair", "recheck", "certain"] = "sweep"
     mended: bool = False
     began: float = field(default_factory=time.monotonic)
 
@@ -277,7 +284,8 @@ class Verification:
             disk.bytes_of(disk.candidates) for disk in self.disks.values()
         )
         what = f"{format_size(differs)} differ" if differs else "nothing differs"
-        if self.stage == "repair" or (self.stage == "recheck" and done == total and self.found):
+        again = self.stage in {"recheck", "certain"}
+        if self.stage == "repair" or (again and done == total and self.found):
             doing = "repairing" if self.stage == "repair" else "comparing once more"
             return f"verify: {doing} {format_size(differs)}"
         left = self.remaining_seconds()

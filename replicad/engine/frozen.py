@@ -31,7 +31,7 @@ from replicad.freeze.busy import is_busy_unmounted
 from replicad.freeze.freezer import Freezer
 from replicad.jobdisk import JobDisk
 from replicad.planner import NotSettledError, take_everything
-from replicad.tracker import writes_under_way
+from replicad.tracker import has_requests, writes_under_way
 from replicad.transfer import Transfer
 
 ARENA_LEAST = 16 << 20
@@ -240,9 +240,12 @@ class Frozen:
         """Still frozen: check that nothing was written since the drain.
 
         A disk without a filesystem cannot be frozen, and a disk with one may have other parts
-        that somebody writes; those are looked at after the thaw, see :meth:`judge_moved`. A write
-        is marked when it has landed, so one that is still on its way counts as well, and is looked
-        for before the drain: what has ended by then is in it.
+        that somebody writes; those are looked at after the thaw, see :meth:`judge_moved`.
+
+        A write that nobody has been told the end of may be in what was read or not, as after a
+        crash; and whatever has ended is marked. But a disk that is being written does not stand
+        still, so a write that its driver has counts as well. It is looked for before the drain: if
+        it ends in between it is in that. (Bio-based disks are marked when it is queued.)
 
         Raises:
             LocalFault: DISK_BUSY_UNMOUNTED; CHECKPOINT_SUPERSEDED when events were missed.
@@ -316,10 +319,11 @@ def available_memory() -> int:
 
 
 def _being_written(disk: JobDisk) -> bool:
-    """Whether a write to a tracked disk is known not to have ended."""
-    return disk.tracked is not None and bool(
-        writes_under_way(disk.tracked.major, disk.tracked.minor)
-    )
+    """Whether the driver of a tracked request-based disk is known to have a write of it."""
+    if disk.tracked is None:
+        return False
+    number = disk.tracked.major, disk.tracked.minor
+    return has_requests(*number) and writes_under_way(*number) is True
 
 
 def _stamp(path: str) -> tuple[int, int, int]:

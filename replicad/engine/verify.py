@@ -138,7 +138,10 @@ class Verifier:
             await self._run_pass()
             verification.mended = True
             self._recheck(verification)
-        elif await self._look_again(verification, "recheck"):
+        elif verification.stage == "recheck":
+            if await self._look_again(verification, "recheck"):
+                self._ascertain(verification)
+        elif await self._look_again(verification, "certain"):
             self._finish(wanted, verification)
 
     def _current(self, wanted: VerifyOrder) -> Verification:
@@ -176,6 +179,13 @@ class Verifier:
         for disk in self._disks.disks:
             with disk.live_map.lock:
                 verification.disks[disk.path].begin_recheck(time.monotonic())
+
+    def _ascertain(self, verification: Verification) -> None:
+        """From now on look at what differs still."""
+        verification.stage = "certain"
+        for disk in self._disks.disks:
+            with disk.live_map.lock:
+                verification.disks[disk.path].begin_certain(time.monotonic())
 
     # --- slices -------------------------------------------------------------------------------
 

@@ -5,7 +5,13 @@ decides whether what was recorded while no daemon ran is complete.
 """
 
 from replicad.tracker.bitmap import granule_for
-from replicad.tracker.disk import attachment, boot_id, boot_time, writes_under_way
+from replicad.tracker.disk import (
+    attachment,
+    boot_id,
+    boot_time,
+    has_requests,
+    writes_under_way,
+)
 from replicad.tracker.ebpf import DiskDrain, EbpfTracker, TrackedDisk
 from replicad.tracker.errors import CannotTrack, TrackerUnavailable
 from replicad.tracker.none import NoTracker
@@ -28,6 +34,7 @@ __all__ = [
     "boot_time",
     "collect_garbage",
     "granule_for",
+    "has_requests",
     "judge",
     "pin_directory",
     "writes_under_way",

@@ -81,14 +81,23 @@ def size_and_sequence(major: int, minor: int) -> tuple[int, int]:
 def writes_under_way(major: int, minor: int) -> bool | None:
     """Whether a disk has writes that have not ended (sysfs-block, inflight); None where the kernel
     does not say: the disk is gone, or its I/O is not counted (queue/iostats).
+
+    Of a request-based disk those are counted that its driver has (blk_mq_check_in_driver()): not
+    what waits to be tried again, nor the moment between the driver's end and the request's.
     """
     directory = SYS_DEV_BLOCK / f"{major}:{minor}"
-    if not read_number(directory / "queue/iostats"):
-        return None
     try:
-        return int((directory / "inflight").read_text().split()[1]) > 0
+        there = int((directory / "inflight").read_text().split()[1]) > 0
     except (OSError, IndexError, ValueError):
         return None
+    # Bio-based drivers count whatever is said there, and some say 0.
+    counts = not has_requests(major, minor) or read_number(directory / "queue/iostats")
+    return True if there else False if counts else None
+
+
+def has_requests(major: int, minor: int) -> bool:
+    """Whether a disk is request-based, and so has a request queue."""
+    return (SYS_DEV_BLOCK / f"{major}:{minor}" / "mq").is_dir()
 
 
 def inspect(path: str) -> BlockDevice:
@@ -107,7 +116,7 @@ def inspect(path: str) -> BlockDevice:
     size, diskseq = size_and_sequence(major, minor)
     if not size:
         raise CannotTrack(f"{path} has no medium (its size is 0)")
-    bio_based = not (directory / "mq").is_dir()
+    bio_based = not has_requests(major, minor)
     if read_number(directory / "queue/dax"):
         raise CannotTrack(f"{path} is memory that programs may write to directly (DAX), unseen")
     if bio_based and _zoned(directory / "queue/zoned"):

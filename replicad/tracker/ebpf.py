@@ -116,8 +116,9 @@ class EbpfTracker:
     def track(self, path: str) -> TrackedDisk:
         """Begins or continues recording the writes to a whole disk.
 
-        A disk of which number, size and medium are the same keeps its token and its bits; otherwise
-        it begins anew. What was written before this returns is not recorded. Raises CannotTrack.
+        A disk of which number, kind, size and medium are the same keeps its token and its bits;
+        otherwise it begins anew. What was written before this returns is not recorded. Raises
+        CannotTrack.
         """
         device = block.inspect(path)
         with self._lock:
@@ -127,6 +128,7 @@ class EbpfTracker:
                 if (
                     slot.sectors * SECTOR != device.size
                     or slot.diskseq != device.diskseq
+                    or bool(slot.flags & FLAG_STACKED) != device.bio_based
                     or slot.changed
                 ):
                     self._table.give_back(identity)
@@ -261,8 +263,6 @@ class EbpfTracker:
         """Attaches what a bio-based disk needs besides."""
         if not device.bio_based:
             return
-        self._table.state.understudies = (1 << HOOKS) - 1
-        self._table.quiescence.order()
         try:
             self._attached.for_bio_based_disks(self._library)
         except LibbpfError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 
-LAYOUT = 3
+LAYOUT = 4
 MAX_SLOTS = 128
 LEVELS = 6
 HOOK_QUEUE, HOOK_REQUEST, HOOK_BIO = range(3)
@@ -56,9 +56,8 @@ class State(ctypes.Structure):
         ("stacked", ctypes.c_uint64),
         ("insert_failures", ctypes.c_uint64),
         ("long_requests", ctypes.c_uint64),
-        ("understudies", ctypes.c_uint64),
         ("rescued", ctypes.c_uint64 * HOOKS),
-        ("reserved", ctypes.c_uint64 * 9),
+        ("reserved", ctypes.c_uint64 * 10),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from protocol.local import crash
 from replicad.tracker import build, pins
 from replicad.tracker.errors import TrackerUnavailable
-from replicad.tracker.layout import HOOK_REQUEST, LAYOUT, PATH_MAX, VALUE_SIZES, Meta, State
+from replicad.tracker.layout import LAYOUT, PATH_MAX, VALUE_SIZES, Meta, State
 from replicad.tracker.libbpf import Libbpf, LibbpfError
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Attached:
     def for_bio_based_disks(self, library: Libbpf) -> None:
         """Attaches and pins what bio-based disks need besides; nothing where that was done before.
 
-        ``state.understudies`` must name every hook. Raises LibbpfError.
+        Raises LibbpfError.
         """
         while self.waiting:
             name = next(iter(self.waiting))
@@ -213,8 +213,6 @@ def load(library: Libbpf, directory: Path, runtime_dir: Path, held: int) -> Atta
                 library.pin(fd, directory / name)
         for name in wanted:
             library.pin(loaded.programs[name], directory / f"prog_{name}")
-        state = State(understudies=1 << HOOK_REQUEST)
-        library.update(maps["state"], ctypes.c_uint32(0), state)
         for name in first_programs(chosen):
             attached.links[name] = _attach(library, directory, name, loaded.programs[name])
         _write_meta(library, attached, runtime_dir)

@@ -91,6 +91,17 @@ def test_direct_writes(bench: Bench) -> None:
     direct.close()
 
 
+def test_writes_that_are_flushed_at_once(bench: Bench) -> None:
+    """Their requests end in steps: the data, then the flush behind it."""
+    fd = os.open(bench.device, os.O_WRONLY | os.O_DSYNC)
+    for _ in range(4):
+        ranges = [(bench.random.randrange(SIZE // 4096) * 4096, 4096) for _ in range(6)]
+        for offset, length in ranges:
+            os.pwrite(fd, bench.random.randbytes(length), offset)
+        bench.assert_exact(ranges)
+    os.close(fd)
+
+
 def test_buffered_writes(bench: Bench) -> None:
     for _ in range(6):
         ranges = []
@@ -243,30 +254,38 @@ def test_disks_that_take_turns_and_change_places_are_exact(tmp_path: Path) -> No
             writer.close()
 
 
-def test_an_event_that_the_first_program_did_not_see_is_its_understudys(tmp_path: Path) -> None:
-    """The first one's link is taken away: each landing is marked by the second, and counted."""
-    with (
-        loop_device(tmp_path / "image", 4 * MIB) as device,
-        tracker_at(tmp_path / "run") as tracker,
-    ):
+@pytest.mark.parametrize(
+    ("kind", "first", "hook"),
+    [
+        ("loop", "rq_complete_0", layout.HOOK_REQUEST),
+        ("zram", "bio_queue_0", layout.HOOK_QUEUE),
+        ("zram", "bio_complete_1", layout.HOOK_BIO),
+    ],
+)
+def test_an_event_that_the_first_program_did_not_see_is_its_understudys(
+    tmp_path: Path, kind: str, first: str, hook: int
+) -> None:
+    """The first one's link is taken away: each event is handled by the second, and counted."""
+    made = zram_device(4 * MIB) if kind == "zram" else loop_device(tmp_path / "image", 4 * MIB)
+    with made as device, tracker_at(tmp_path / "run") as tracker:
         disk = tracker.track(device)
         direct, state = Direct(device, 4096), tracker._table.state
-        rescued = int(state.rescued[layout.HOOK_REQUEST])
+        rescued = int(state.rescued[hook])
         direct.write(4096, b"y" * 4096)
-        assert state.rescued[layout.HOOK_REQUEST] == rescued, "the first saw it"
-        (pin_directory(tmp_path / "run") / "link_rq_complete_0").unlink()
-        os.close(tracker._attached.links.pop("rq_complete_0"))
+        assert state.rescued[hook] == rescued, "the first saw it"
+        (pin_directory(tmp_path / "run") / f"link_{first}").unlink()
+        os.close(tracker._attached.links.pop(first))
         tracker.drain([disk], lambda *_: None)
         for granule in (3, 700):
             direct.write(granule * 4096, b"z" * 4096)
         seen = Seen(disk)
         tracker.drain([disk], seen)
         assert seen.granules.nonzero()[0].tolist() == [3, 700]
-        assert state.rescued[layout.HOOK_REQUEST] >= rescued + 2
+        assert state.rescued[hook] >= rescued + 2
         direct.close()
 
 
-def test_records_are_left_only_where_an_understudy_takes_them_away(tmp_path: Path) -> None:
+def test_an_understudy_takes_the_records_away(tmp_path: Path) -> None:
     """One that stays could stand for a later event of the same address."""
     with (
         loop_device(tmp_path / "image", 4 * MIB) as device,
@@ -276,14 +295,16 @@ def test_records_are_left_only_where_an_understudy_takes_them_away(tmp_path: Pat
         places = tracker._table._mappings[2]
 
         def records() -> list[int]:
-            direct = Direct(device, 4096)
-            for granule in range(50):
-                direct.write(granule * 4096, b"r" * 4096)
-            direct.close()
+            for path in (device, zram):
+                direct = Direct(path, 4096)
+                for granule in range(50):
+                    direct.write(granule * 4096, b"r" * 4096)
+                direct.close()
             cpus = len(places) // ctypes.sizeof(layout.Cpu)
             now = (layout.Cpu * cpus).from_buffer_copy(places)
-            queue = [cpu.places[layout.HOOK_QUEUE] for cpu in now]
-            return [record for place in queue for record in place.done if record]
+            places_now = [place for cpu in now for place in cpu.places]
+            assert any(any(place.seen) for place in places_now)
+            return [record for place in places_now for record in place.done if record]
 
         tracker.track(device)
         assert records() == []

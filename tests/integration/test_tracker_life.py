@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -289,6 +290,21 @@ def test_misses_count_where_they_matter(tmp_path: Path, device: str) -> None:
         assert misses() == [before[0], before[1] + 4]
         skipped[layout.HOOK_REQUEST] += 1
         assert misses() == [before[0] + 1, before[1] + 5]
+
+
+def test_a_disk_of_another_kind_is_another_disk(
+    tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else is the same: it is marked by other programs."""
+    with tracker_at(tmp_path / "run") as tracker:
+        token = tracker.track(device).token
+        assert tracker.track(device).token == token
+        found = block.inspect(device)
+        monkeypatch.setattr(block, "inspect", lambda _: replace(found, bio_based=True))
+        other = tracker.track(device).token
+        assert other != token
+        assert tracker.track(device).token == other
+        assert links(tmp_path / "run") == FIRST | BIO
 
 
 def test_a_write_of_a_former_owner_is_not_this_disks(tmp_path: Path) -> None:

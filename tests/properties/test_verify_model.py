@@ -194,11 +194,41 @@ def a_write_that_takes_long(world: World) -> None:
             world.answer()
 
 
+def a_write_to_what_was_repaired(world: World) -> None:
+    """It has landed and not ended when it is looked whether the repair holds."""
+    world.damage(5)
+    for _ in range(2):
+        world.start_look(99)
+        world.answer()
+    world.map.mark(0, np.array([1 << 5], dtype=np.uint64), 0.0)
+    world.send()
+    world.findings.begin_recheck(0.0)
+    world.queue(5, 1)
+    world.land(world.writes[0])
+    world.start_look(99)
+    world.answer()
+    if world.calm:
+        world.start_look(99)
+        world.answer()
+    world.end(world.writes[0])
+    if world.stage == "certain":
+        world.start_look(99)
+        world.answer()
+
+
+class OneLookAtTheEnd(World):
+    """Accuses the repair at the first look."""
+
+    def accused(self, kind: Round) -> set[int]:
+        return super().accused("certain" if kind == "recheck" else kind)
+
+
 @pytest.mark.parametrize(
     ("scene", "mutants"),
     [
         (a_block_that_is_written_all_the_time, [OneLook, Deaf]),
         (a_write_that_takes_long, [OneLook, NoPatience]),
+        (a_write_to_what_was_repaired, [OneLookAtTheEnd, NoPatience]),
     ],
 )
 def test_a_landing_write_is_no_damage(

@@ -153,15 +153,19 @@ class World:
         self.drain_before_judging()
         for batch, held, _ in look.batches:
             differing = runs_of([g for g in held if held[g] != self.copy[g]])
-            if differing and look.kind == "sweep":
+            if differing and look.kind in {"sweep", "recheck"}:
                 self.awaited = list(self.writes)
-            before = bits_of(self.findings.found)
+            before = self.accused(look.kind)
             self.judge(look.kind, batch, differing)
-            for granule in bits_of(self.findings.found) - before:
+            for granule in self.accused(look.kind) - before:
                 assert self.copy[granule] == ROTTEN, f"a false alarm: granule {granule}"
         self.findings.cursors[look.kind] = look.sweep.cursor
         if look.sweep.cursor >= GRANULES:
             self.next_stage(look.kind)
+
+    def accused(self, kind: Round) -> set[int]:
+        """What is called damage, or damage that is left, once a round has seen it."""
+        return bits_of(self.findings.open if kind == "certain" else self.findings.found)
 
     def drain_before_judging(self) -> None:
         self.drain()
@@ -175,6 +179,9 @@ class World:
         elif kind == "confirm":
             self.stage = "recheck"
             self.findings.begin_recheck(0.0)
+        elif kind == "recheck":
+            self.stage = "certain"
+            self.findings.begin_certain(0.0)
         else:
             self.complete()
             self.begin()

@@ -4,18 +4,18 @@
  *
  * A write is marked when it has landed, before whoever wrote is told so: a granule that was drained, cleared and read
  * while the write was still in flight is dirty again. On request-based disks that is block_rq_complete, which carries
- * the range and which every bio passes that ends. On bio-based disks (dm, md, zram, NVMe multipath heads) it is
- * block_bio_complete, whose bio has been advanced past its range; the range is therefore remembered under the bio's
- * address from queue to completion (see landed()). Those are marked when they are queued as well, because a bio has
- * many ways through such drivers. Not so on request-based disks: CPUs that queue and CPUs that complete would take each
- * line of the bitmap from each other, which costs more than all the rest (docs/decisions/0186).
+ * the range, and without which no bio ends that a driver was given. On bio-based disks (dm, md, zram, NVMe multipath
+ * heads) it is block_bio_complete, whose bio has been advanced past its range; the range is therefore remembered under
+ * the bio's address from queue to completion (see landed()). Those are marked when they are queued as well, because a
+ * bio has many ways through such drivers. Not so on request-based disks: CPUs that queue and CPUs that complete would
+ * take each line of the bitmap from each other, which costs more than all the rest (docs/decisions/0186).
  *
  * All programs are tp_btf. Classic tracepoint programs are skipped while any other BPF program runs on the CPU; typed
  * raw tracepoints are guarded per program, and what that guard skips the kernel counts (recursion_misses). A hook can
  * have a second program, the understudy, for the events on which the guard skipped the first (see understudy()).
  *
- * User space attaches what request-based disks need, which is the pair of block_rq_complete, and the rest with the first
- * bio-based disk (load.py): a program costs every write, also one that does nothing.
+ * User space attaches what request-based disks need, which is the pair of block_rq_complete, and the rest with the
+ * first bio-based disk (load.py): a program costs every write, also one that does nothing.
  *
  * The bitmap of a disk is a hierarchy in one array of words: level 0 has a bit for each granule, level k a bit for each
  * 64^k granules. A range sets at most two partial words per level, whatever its length, and the last level is one
@@ -180,9 +180,8 @@ struct state {
 	u64 stacked;	     /* tracked bio-based disks; written by user space */
 	u64 insert_failures; /* writes in flight that could not be remembered */
 	u64 long_requests;   /* requests of more than MAX_BIOS bios while bio-based disks were tracked */
-	u64 understudies;    /* bit of each hook that has one, or is about to; written by user space before attaching it */
-	u64 rescued[HOOKS];	     /* events that an understudy handled because its first program was skipped, by hook */
-	u64 reserved[9];
+	u64 rescued[HOOKS];  /* events that an understudy handled because its first program was skipped, by hook */
+	u64 reserved[10];
 };
 
 struct {
@@ -272,8 +271,8 @@ static __always_inline struct slot *slot_of(u64 ref)
 
 /*
  * Sets the bits of mask. The atomic is skipped when they are set already, unless they are new, which a mark at queueing
- * takes for granted: looking first at bits that are not set costs more than it saves, for the cache line then comes
- * twice, to be read and to be written (docs/decisions/0179).
+ * takes for granted: where two CPUs mark, looking first at bits that are not set costs more than it saves, for the
+ * cache line then comes twice, to be read and to be written (docs/decisions/0179, 0186).
  *
  * Skipping cannot lose a mark: a bit of the active bitmap disappears only after user space has made the other one
  * active, has seen every marker that began before end (see mark_at()), and has handed the bits on. A marker that found
@@ -651,7 +650,8 @@ static __always_inline void request_completed(struct place *place, struct reques
 		mark_discards(ref, rq);
 	} else if (bytes) {
 		mark_at(place, ref, rq->__sector, bytes, 0);
-	} else {
+	} else if (rq->bio) {
+		/* Without one all of it has landed before: request-based dm completes such a request once more. */
 		mark_unsized(ref, op);
 	}
 }
@@ -680,8 +680,6 @@ static __always_inline void bio_completed(struct place *place, struct bio *bio, 
  * attached to each tracepoint, behind the first. An event that interrupts the first finds the second idle, and the
  * other way round; only a third level of nesting is lost, and counted.
  *
- * The first leaves records only where there is a second to take them away: user space says so before it attaches it.
- *
  * The second must not count an event as rescued that the first has handled, or the number of misses (recursion_misses
  * of the first less rescued) would come out too small. The first leaves the event's address in a per-CPU table; a
  * place that an interrupted event occupies is left alone, and then the second does the work again, which is harmless,
@@ -702,13 +700,12 @@ static __always_inline volatile u64 *record_of(struct place *place, void *event,
 	return &place->done[(distance >> 8) & (RECORDS - 1)];
 }
 
-static __always_inline void first_done(struct place *place, u32 hook, void *event)
+static __always_inline void first_done(struct place *place, void *event)
 {
 	u64 number;
 	volatile u64 *record = record_of(place, event, &number);
-	struct state *st = the_state();
 
-	if (st && st->understudies & 1u << hook && !*record)
+	if (!*record)
 		*record = number;
 }
 
@@ -741,7 +738,7 @@ static __always_inline int understudy(struct place *place, u32 hook, void *event
 		if (!place)                                                                      \
 			return 0;                                                                \
 		__VA_ARGS__;                                                                     \
-		first_done(place, hook, it);                                                     \
+		first_done(place, it);                                                           \
 		return 0;                                                                        \
 	}                                                                                        \
 	SEC("tp_btf/" tracepoint) int name##_2(u64 *ctx)                                         \

@@ -328,6 +328,7 @@ def test_a_write_that_is_on_its_way_is_a_write_meanwhile(monkeypatch: pytest.Mon
             return True
 
         monkeypatch.setattr(made.disks, "drain_frozen", draining)
+        monkeypatch.setattr("replicad.engine.frozen.has_requests", lambda *_: True)
         monkeypatch.setattr("replicad.engine.frozen.writes_under_way", looking)
         async with await made.transfer() as transfer:
             with pytest.raises(Fault) as refused:
