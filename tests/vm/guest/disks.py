@@ -21,8 +21,10 @@ PARTS = ("part0", "part1", "part2")
 PLAIN = {"virtio": "blk1", "scsi": "scsi0", "nvme": "nvme0", "multipath": "multi0"}
 VOLUMES = ("linear", "thin", "origin")
 ARRAYS = ("raid0", "raid1", "raid5")
-KINDS = (*PLAIN, *VOLUMES, *ARRAYS)
-REQUEST_BASED = ("virtio", "scsi", "nvme")
+PATHS = "paths"
+"""What dm-multipath makes of a SCSI disk: request-based above something request-based."""
+KINDS = (*PLAIN, *VOLUMES, *ARRAYS, PATHS)
+REQUEST_BASED = ("virtio", "scsi", "nvme", PATHS)
 
 
 def run(*command: str, seconds: float = 60.0) -> str:
@@ -61,6 +63,9 @@ def disk(kind: str) -> Iterator[str]:
     """A disk of this kind, with nothing on it that matters."""
     if kind in PLAIN:
         yield by_serial(PLAIN[kind])
+    elif kind == PATHS:
+        with paths(by_serial(PLAIN["scsi"])) as path:
+            yield path
     elif kind in VOLUMES:
         with volume(kind, [by_serial(part) for part in PARTS]) as path:
             yield path
@@ -68,6 +73,21 @@ def disk(kind: str) -> Iterator[str]:
         count = 3 if kind == "raid5" else 2
         with array(kind, [by_serial(part) for part in PARTS[:count]]) as path:
             yield path
+
+
+@contextlib.contextmanager
+def paths(disk: str) -> Iterator[str]:
+    """A multipath device with one path."""
+    run("modprobe", "-a", "dm-multipath", "dm-round-robin")
+    sectors = run("blockdev", "--getsz", disk)
+    table = f"0 {sectors} multipath 0 0 1 1 round-robin 0 1 1 {disk} 100"
+    run("dmsetup", "create", PATHS, "--table", table)
+    try:
+        settle()
+        yield f"/dev/mapper/{PATHS}"
+    finally:
+        settle()
+        run("dmsetup", "remove", "--retry", PATHS)
 
 
 @contextlib.contextmanager
