@@ -171,20 +171,27 @@ class DiskFindings:
 
     def begin_recheck(self, now: float) -> None:
         """All that was found is to be looked at once more."""
-        self._suspect("recheck", self.found, now)
+        self.open.zero()
+        self.candidates.zero()
+        for page in np.flatnonzero(self.found.pages).tolist():
+            place = slice(page * PAGE_WORDS, (page + 1) * PAGE_WORDS)
+            self.candidates.set(place, self.found.read(place))
+        self.suspected = now
+        self.cursors.pop("recheck", None)
 
     def begin_certain(self, now: float) -> None:
-        """Of that, what differs still: one look does not accuse."""
-        self._suspect("certain", self.open, now)
-
-    def _suspect(self, kind: Round, bits: Bitmap, now: float) -> None:
-        self.candidates.zero()
-        for page in np.flatnonzero(bits.pages).tolist():
-            place = slice(page * PAGE_WORDS, (page + 1) * PAGE_WORDS)
-            self.candidates.set(place, bits.read(place))
+        """Of that, what differs still: one look does not accuse. Not what was marked since."""
         self.open.zero()
         self.suspected = now
+        self.cursors.pop("certain", None)
+
+    def ended(self, kind: Round) -> None:
+        """A later round has ended: of its candidates, only what differs still may be another's."""
         self.cursors.pop(kind, None)
+        for page in np.flatnonzero(self.candidates.pages).tolist():
+            place = slice(page * PAGE_WORDS, (page + 1) * PAGE_WORDS)
+            kept = self.open.read(place) if kind == "recheck" else np.uint64(0)
+            self.candidates.clear(place, self.candidates.read(place) & ~kept)
 
     def bytes_of(self, bits: Bitmap) -> int:
         """Bytes of the granules whose bits are set."""
@@ -227,12 +234,13 @@ class Tally:
 class Verification:
     """One wanted verification, as far as it has come. It lives as long as the process: sessions
     that are lost in between cost nothing but the slice that was under way. ``mended``: what was
-    found has been sent."""
+    found has been sent, as was asked for. ``sent``: that, or a checkpoint has taken it along."""
 
     request: str
     disks: dict[str, DiskFindings]
     stage: Literal["sweep", "confirm", "repair", "recheck", "certain"] = "sweep"
     mended: bool = False
+    sent: bool = False
     began: float = field(default_factory=time.monotonic)
 
     @property

@@ -244,8 +244,9 @@ class Frozen:
 
         A write that nobody has been told the end of may be in what was read or not, as after a
         crash; and whatever has ended is marked. But a disk that is being written does not stand
-        still, so a write that its driver has counts as well. It is looked for before the drain: if
-        it ends in between it is in that. (Bio-based disks are marked when it is queued.)
+        still, so a write that the driver of a request-based disk has counts as well. It is looked
+        for before the drain: if it ends in between it is in that. (Bio-based disks are marked when
+        a write is queued.)
 
         Raises:
             LocalFault: DISK_BUSY_UNMOUNTED; CHECKPOINT_SUPERSEDED when events were missed.

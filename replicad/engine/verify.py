@@ -136,11 +136,15 @@ class Verifier:
             self._mark(verification)
             crash.here("verify.marked")
             await self._run_pass()
-            verification.mended = True
+            verification.mended = verification.sent = True
             self._recheck(verification)
         elif verification.stage == "recheck":
-            if await self._look_again(verification, "recheck"):
+            if not await self._look_again(verification, "recheck"):
+                return
+            if verification.sent:
                 self._ascertain(verification)
+            else:  # what is found has been looked at twice, and nobody has sent it
+                self._finish(wanted, verification)
         elif await self._look_again(verification, "certain"):
             self._finish(wanted, verification)
 
@@ -262,10 +266,8 @@ class Verifier:
             if not await self._slice(verification, kind):
                 return False
         for disk in self._disks.disks:
-            findings = verification.disks[disk.path]
-            findings.cursors.pop(kind, None)
             with disk.live_map.lock:
-                findings.candidates.zero()
+                verification.disks[disk.path].ended(kind)
         return True
 
     def _calm(self, verification: Verification) -> bool:
@@ -290,7 +292,8 @@ class Verifier:
     async def before_checkpoint(self) -> None:
         """A checkpoint is exact: whatever is known to differ is sent with it."""
         verification = self._standing.verification
-        if verification is not None and verification.candidates:
+        unsure = verification is not None and verification.stage in {"sweep", "confirm"}
+        if verification is not None and unsure and verification.candidates:
             until = time.monotonic() + CHECKPOINT_SECONDS
             while time.monotonic() < until and not self._disks.suspect:
                 if await self._look_again(verification, "confirm"):
@@ -299,6 +302,9 @@ class Verifier:
                 _log.warning("verify.unconfirmed", granules=verification.candidates)
         if verification is not None:
             self._mark(verification)
+            verification.sent = True
+            if verification.stage in {"recheck", "certain"}:
+                self._recheck(verification)
         ranges = (*self._orders.now.differing, *self._standing.differing)
         self._mark_ranges(ranges)
 

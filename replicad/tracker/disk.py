@@ -90,9 +90,11 @@ def writes_under_way(major: int, minor: int) -> bool | None:
         there = int((directory / "inflight").read_text().split()[1]) > 0
     except (OSError, IndexError, ValueError):
         return None
-    # Bio-based drivers count whatever is said there, and some say 0.
-    counts = not has_requests(major, minor) or read_number(directory / "queue/iostats")
-    return True if there else False if counts else None
+    if there:
+        return True
+    # Some bio-based drivers count whatever is said here (dm before 6.6), others do not count then
+    # (NVMe multipath heads).
+    return False if read_number(directory / "queue/iostats") else None
 
 
 def has_requests(major: int, minor: int) -> bool:

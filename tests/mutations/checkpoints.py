@@ -183,4 +183,22 @@ CHECKPOINTS = (
         "standing.differing",
         f"{IN_VERIFY}::test_what_it_has_found_so_far_survives_the_process",
     ),
+    one(
+        "one-look-accuses-a-repair",
+        5,
+        "replicad/engine/verify.py",
+        "                self._ascertain(verification)\n",
+        "                self._finish(wanted, verification)\n",
+        f"{IN_VERIFY}::test_a_write_that_lands_when_a_repair_is_looked_at_says_nothing",
+    ),
+    one(
+        "what-was-marked-since-is-looked-at-again",
+        5,
+        "replicad/verification.py",
+        "            self.candidates.clear(place, self.candidates.read(place) & ~kept)\n",
+        "            self.candidates.clear(place, self.candidates.read(place))\n"
+        '            if kind == "recheck":\n'
+        "                self.candidates.set(place, self.open.read(place))\n",
+        "tests/properties/test_verify_model.py",
+    ),
 )

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from replicad.dirtymap import Batch, Segments
 from replicad.verification import Round
-from tests.properties.verifying import World
+from tests.properties.verifying import World, bits_of
 
 # Where words, blocks of 64 KiB and the disk's end meet.
 PLACES = st.sampled_from([0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 149])
@@ -216,11 +216,48 @@ def a_write_to_what_was_repaired(world: World) -> None:
         world.answer()
 
 
+def another_write_between(world: World) -> None:
+    """What a landing write made look as if the repair had failed is written again until the last
+    look: it has been marked, and is no candidate any more."""
+    world.damage(5)
+    world.damage(100)
+    for _ in range(2):
+        world.start_look(99)
+        world.answer()
+    world.map.mark(0, np.array([1 << 5, 1 << 36], dtype=np.uint64), 0.0)
+    world.send()
+    world.findings.begin_recheck(0.0)
+    world.queue(5, 1)
+    world.land(world.writes[0])
+    world.start_look(1)
+    world.answer()
+    assert world.stage == "recheck", "one batch was all of it"
+    world.end(world.writes[0])
+    world.drain()
+    world.send()
+    world.queue(5, 1)
+    world.land(world.writes[0])
+    for _ in range(2):
+        world.start_look(99)
+        world.answer()
+
+
 class OneLookAtTheEnd(World):
     """Accuses the repair at the first look."""
 
     def accused(self, kind: Round) -> set[int]:
         return super().accused("certain" if kind == "recheck" else kind)
+
+
+class Resurrecting(World):
+    """Looks again at all that differed, also at what has been marked since."""
+
+    def next_stage(self, kind: Round) -> None:
+        before = bits_of(self.findings.open)
+        super().next_stage(kind)
+        for granule in before if kind == "recheck" else ():
+            place = slice(granule // 64, granule // 64 + 1)
+            self.findings.candidates.set(place, np.array([1 << granule % 64], dtype=np.uint64))
 
 
 @pytest.mark.parametrize(
@@ -229,6 +266,7 @@ class OneLookAtTheEnd(World):
         (a_block_that_is_written_all_the_time, [OneLook, Deaf]),
         (a_write_that_takes_long, [OneLook, NoPatience]),
         (a_write_to_what_was_repaired, [OneLookAtTheEnd, NoPatience]),
+        (another_write_between, [Resurrecting, Deaf]),
     ],
 )
 def test_a_landing_write_is_no_damage(

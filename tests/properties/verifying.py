@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -23,6 +24,8 @@ GRANULES = 150
 SIZE = GRANULES * GRANULE - 1000
 HEADER = Header(job="job-1", disk="/dev/sim", size=SIZE, granule=GRANULE, boot="b", token="t")
 ROTTEN = -1
+BATCH = 16
+"""Granules, at most: so that a round has several."""
 
 
 def granules_of(segments: Segments) -> list[int]:
@@ -134,7 +137,8 @@ class World:
     def start_look(self, at_most: int) -> None:
         where = self.findings.where(self.stage, self.map.settled)
         cursor = self.findings.cursors.get(self.stage, 0)
-        look = Look(self.stage, Sweep(0, GRANULES, GRANULE, where, cursor))
+        with mock.patch("replicad.verification.BATCH_BYTES", BATCH * GRANULE):
+            look = Look(self.stage, Sweep(0, GRANULES, GRANULE, where, cursor))
         while len(look.batches) < at_most and (batch := look.sweep.take()) is not None:
             held = {g: self.disk[g] for g in granules_of(batch.segments)}
             look.batches.append((batch, held, {}))
@@ -174,6 +178,8 @@ class World:
         self.findings.judge(kind, batch, differing, self.map.settled, 0.0)
 
     def next_stage(self, kind: Round) -> None:
+        if kind != "sweep":
+            self.findings.ended(kind)
         if kind == "sweep":
             self.stage = "confirm"
         elif kind == "confirm":

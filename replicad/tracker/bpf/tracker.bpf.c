@@ -474,6 +474,7 @@ static __always_inline int is_current(u64 ref)
 
 #define LANDED_IN_REQUEST 0 /* bytes of this bio were completed by a request-based disk */
 #define LANDED_AT_END 1	    /* bio_endio() of this bio */
+#define LANDED_MAYBE 2	    /* one of these, which may have been seen already: it is only marked */
 
 /*
  * A bio, or a part of it, has landed: marks again what it and the bios it was split from carry. Returns whether any of
@@ -512,7 +513,7 @@ __attribute__((noinline)) int landed(u64 bio, u64 bytes, u32 how)
 			if (how == LANDED_AT_END) {
 				if (!depth && !remains(here))
 					bpf_map_delete_elem(&in_flight, &at);
-			} else if (!depth || chained) {
+			} else if (how == LANDED_IN_REQUEST && (!depth || chained)) {
 				if (!depth)
 					*(volatile u64 *)&write->own = 1;
 				if (__sync_fetch_and_add(&write->pending, -bytes) <= bytes &&
@@ -531,7 +532,7 @@ __attribute__((noinline)) int landed(u64 bio, u64 bytes, u32 how)
 }
 
 /* The bios of a request that land with these bytes. */
-static __always_inline void land_request(struct request *rq, u32 bytes)
+static __always_inline void land_request(struct request *rq, u32 bytes, u32 how)
 {
 	struct state *st;
 	void *at = 0;
@@ -540,7 +541,7 @@ static __always_inline void land_request(struct request *rq, u32 bytes)
 	if (bpf_core_read(&at, sizeof(at), &rq->bio))
 		return;
 	if (at && !bytes) { /* an empty flush ends here too, and nowhere else */
-		landed((u64)at, 0, LANDED_IN_REQUEST);
+		landed((u64)at, 0, how);
 		return;
 	}
 	for (int i = 0; i < MAX_BIOS; i++) {
@@ -552,7 +553,7 @@ static __always_inline void land_request(struct request *rq, u32 bytes)
 			break;
 		if (size > bytes)
 			size = bytes;
-		landed((u64)bio, size, LANDED_IN_REQUEST);
+		landed((u64)bio, size, how);
 		bytes -= size;
 		if (bpf_core_read(&at, sizeof(at), &bio->bi_next))
 			break;
@@ -611,6 +612,9 @@ static __always_inline void remember(u64 ref, u64 sector, u32 bytes, u64 address
 		__sync_fetch_and_add(&st->insert_failures, 1);
 }
 
+#define SURE 1	/* of an event: no other program has seen it */
+#define MAYBE 2 /* one may have: nothing is counted and nothing forgotten */
+
 static __always_inline void queued(struct place *place, struct bio *bio, void *argument)
 {
 	u32 op = bio->bi_opf & OP_MASK, bytes = bio->bi_iter.bi_size;
@@ -628,7 +632,7 @@ static __always_inline void queued(struct place *place, struct bio *bio, void *a
 		mark_unsized(ref, op);
 }
 
-static __always_inline void request_completed(struct place *place, struct request *rq, u32 bytes)
+static __always_inline void request_completed(struct place *place, struct request *rq, u32 bytes, u32 sure)
 {
 	u32 op = rq->cmd_flags & OP_MASK;
 	struct state *st = the_state();
@@ -637,14 +641,14 @@ static __always_inline void request_completed(struct place *place, struct reques
 	if (!(op & 1) || !st)
 		return;
 	if (st->stacked)
-		land_request(rq, bytes);
+		land_request(rq, bytes, sure == SURE ? LANDED_IN_REQUEST : LANDED_MAYBE);
 	ref = find_disk(place, disk_of_request(rq));
 	if (!ref)
 		return;
 	if (op >= OP_PASSTHROUGH) {
 		struct slot *slot = slot_of(ref);
 
-		if (slot)
+		if (slot && sure == SURE)
 			__sync_fetch_and_add(&slot->passthrough, 1);
 	} else if (op == OP_DISCARD && rq->bio && rq->bio->bi_next) {
 		mark_discards(ref, rq);
@@ -657,12 +661,15 @@ static __always_inline void request_completed(struct place *place, struct reques
 }
 
 /* disk: of the event, which for NVMe is the head's, while the bio has been sent on to a path. */
-static __always_inline void bio_completed(struct place *place, struct bio *bio, void *argument, struct gendisk *disk)
+static __always_inline void bio_completed(struct place *place, struct bio *bio, void *argument, struct gendisk *disk,
+					  u32 sure)
 {
 	struct state *st = the_state();
 	u64 ref;
 
-	if (!(bio->bi_opf & 1) || !st || !st->stacked || landed(number_of(argument), 0, LANDED_AT_END))
+	if (!(bio->bi_opf & 1) || !st || !st->stacked)
+		return;
+	if (landed(number_of(argument), 0, sure == SURE ? LANDED_AT_END : LANDED_MAYBE) || sure != SURE)
 		return;
 	ref = find_disk(place, disk);
 	if ((u32)ref & REF_STACKED) {
@@ -681,11 +688,11 @@ static __always_inline void bio_completed(struct place *place, struct bio *bio, 
  * other way round; only a third level of nesting is lost, and counted.
  *
  * The second must not count an event as rescued that the first has handled, or the number of misses (recursion_misses
- * of the first less rescued) would come out too small. The first leaves the event's address in a per-CPU table; a
- * place that an interrupted event occupies is left alone, and then the second does the work again, which is harmless,
- * and does not count. An event whose second was skipped leaves its record behind; the place heals when the same address
- * is completed again. Both halves of an event run on one CPU because tracepoints are called with preemption disabled;
- * user space does not subtract rescued on PREEMPT_RT, where that is changing.
+ * of the first less rescued) would come out too small. The first leaves the event's address in a per-CPU table. A place
+ * that an interrupted event occupies is left alone, and then the second marks again, which is harmless, and counts and
+ * forgets nothing. An event whose second was skipped, or not attached yet, leaves its record behind; the place heals
+ * when the same address is completed again. Both halves of an event run on one CPU because tracepoints are called with
+ * preemption disabled; user space does not subtract rescued on PREEMPT_RT, where that is changing.
  */
 /*
  * The event's record and what is put there: its address less that of the place. A difference, because of all arithmetic
@@ -709,7 +716,8 @@ static __always_inline void first_done(struct place *place, void *event)
 		*record = number;
 }
 
-static __always_inline int understudy(struct place *place, u32 hook, void *event)
+/* Returns SURE, MAYBE, or 0 for what the first has handled. */
+static __always_inline u32 understudy(struct place *place, u32 hook, void *event)
 {
 	u64 number;
 	volatile u64 *record = record_of(place, event, &number);
@@ -721,9 +729,11 @@ static __always_inline int understudy(struct place *place, u32 hook, void *event
 		return 0;
 	}
 	st = the_state();
-	if (!found && st)
+	if (found)
+		return MAYBE;
+	if (st)
 		__sync_fetch_and_add(&st->rescued[hook], 1);
-	return 1;
+	return SURE;
 }
 
 /*
@@ -735,6 +745,7 @@ static __always_inline int understudy(struct place *place, u32 hook, void *event
 	{                                                                                        \
 		struct place *place = place_of(hook);                                            \
 		type *it = (type *)ctx[argument];                                                \
+		u32 sure __attribute__((unused)) = SURE;                                         \
 		if (!place)                                                                      \
 			return 0;                                                                \
 		__VA_ARGS__;                                                                     \
@@ -745,7 +756,8 @@ static __always_inline int understudy(struct place *place, u32 hook, void *event
 	{                                                                                        \
 		struct place *place = place_of(hook);                                            \
 		type *it = (type *)ctx[argument];                                                \
-		if (place && understudy(place, hook, it)) {                                      \
+		u32 sure = place ? understudy(place, hook, it) : 0;                              \
+		if (place && sure) {                                                             \
 			__VA_ARGS__;                                                             \
 		}                                                                                \
 		return 0;                                                                        \
@@ -753,9 +765,10 @@ static __always_inline int understudy(struct place *place, u32 hook, void *event
 
 PAIR(HOOK_QUEUE, "block_bio_queue", bio_queue_0, struct bio, 0, queued(place, it, &ctx[0]))
 PAIR(HOOK_QUEUE, "block_bio_queue", bio_queue_1, struct bio, 1, queued(place, it, &ctx[1]))
-PAIR(HOOK_REQUEST, "block_rq_complete", rq_complete_0, struct request, 0, request_completed(place, it, ctx[2]))
-PAIR(HOOK_BIO, "block_bio_complete", bio_complete_0, struct bio, 0, bio_completed(place, it, &ctx[0], disk_of_bio(it)))
+PAIR(HOOK_REQUEST, "block_rq_complete", rq_complete_0, struct request, 0, request_completed(place, it, ctx[2], sure))
+PAIR(HOOK_BIO, "block_bio_complete", bio_complete_0, struct bio, 0,
+     bio_completed(place, it, &ctx[0], disk_of_bio(it), sure))
 PAIR(HOOK_BIO, "block_bio_complete", bio_complete_1, struct bio, 1,
-     bio_completed(place, it, &ctx[1], disk_of_event((struct request_queue *)ctx[0], it)))
+     bio_completed(place, it, &ctx[1], disk_of_event((struct request_queue *)ctx[0], it), sure))
 
 char LICENSE[] SEC("license") = "GPL";

@@ -7,6 +7,7 @@ import pytest
 from protocol.wire.jobs import CheckpointOrder, DiskRange, VerifyOrder
 from protocol.wire.messages import Verified, VerifyFailed
 from replicad.engine import checkpoint, verify
+from replicad.verification import Verification
 from tests.replicad.engine.test_job import World, play
 from tests.support.copying import GRANULE
 
@@ -109,6 +110,40 @@ def test_a_copy_that_does_not_take_the_repair_is_not_called_repaired() -> None:
         found = await verdict(world)
         assert (found.differing_bytes, found.repaired) == (GRANULE, False)
         assert [(each.offset, each.length) for each in found.differing] == [(7 * GRANULE, GRANULE)]
+
+    play(case)
+
+
+def test_a_write_that_lands_when_a_repair_is_looked_at_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The disk has it at the first look; that it has ended is known by the second."""
+    ascertain = verify.Verifier._ascertain
+    world_now: list[World] = []
+
+    def ended(verifier: verify.Verifier, verification: Verification) -> None:
+        (world,) = world_now
+        assert verification.open == 1, "the write was not seen to land"
+        ascertain(verifier, verification)
+        world.tracker.write(world.disk, 7, b"w" * GRANULE)
+
+    monkeypatch.setattr(verify.Verifier, "_ascertain", ended)
+
+    async def case(world: World) -> None:
+        world_now.append(world)
+        world.order("run")
+        await world.synced()
+        damage(world, 7)
+
+        def lands() -> None:
+            world.receiver.written = lambda: None
+            world.tracker.write(world.disk, 7, b"w" * GRANULE, seen=False)
+
+        world.receiver.written = lands
+        world.order("run", verify=VerifyOrder(request="v", repair=True))
+        found = await verdict(world)
+        assert (found.differing_bytes, found.repaired) == (GRANULE, True)
+        await world.until(lambda: world.equal)
 
     play(case)
 

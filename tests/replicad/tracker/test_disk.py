@@ -14,7 +14,6 @@ def sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(disk, "SYS_DEV_BLOCK", tmp_path)
     place = tmp_path / "7:1"
     (place / "queue").mkdir(parents=True)
-    (place / "mq").mkdir()
     (place / "queue/iostats").write_text("1\n")
     return place
 
@@ -38,12 +37,3 @@ def test_a_disk_that_is_gone_or_does_not_count_is_not_known(sysfs: Path) -> None
     assert writes_under_way(7, 1) is None
     (sysfs / "inflight").write_text("0 1\n")
     assert writes_under_way(7, 1) is True
-
-
-def test_a_bio_based_disk_counts_whatever_it_says(sysfs: Path) -> None:
-    """dm before 6.6, and zram."""
-    (sysfs / "mq").rmdir()
-    (sysfs / "queue/iostats").write_text("0\n")
-    for said, there in (("0 0\n", False), ("0 1\n", True)):
-        (sysfs / "inflight").write_text(said)
-        assert writes_under_way(7, 1) is there
