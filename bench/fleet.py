@@ -13,7 +13,8 @@ from bench.ours import Event, events_of
 from protocol.local.sections import Runtime
 from replicad.config import Config, RuntimeHere, Source, State
 from replicad.enrol import enrol
-from tests.support.pair import Pair, Process, free_ports, pair, until
+from tests.support.pair import Pair, Process, pair, until
+from tests.support.ports import free_ports
 
 STARTING = 4
 """Daemons that are started at one time."""

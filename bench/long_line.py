@@ -26,7 +26,8 @@ from bench.longline import LongLine, long_line
 from bench.ours import Ours, ours
 from bench.peers import Peers
 from bench.sshd import sshd
-from tests.support.pair import Pair, free_ports
+from tests.support.pair import Pair
+from tests.support.ports import free_ports
 
 FAR = "127.0.0.2"
 """Where the receiver listens; the source dials the line, at 127.0.0.1."""

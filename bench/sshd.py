@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.pair import free_ports, until
+from tests.support.pair import until
+from tests.support.ports import free_ports
 
 CIPHER = "aes128-gcm@openssh.com"
 """The fastest that OpenSSH has where the processor has AES."""

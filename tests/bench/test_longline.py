@@ -13,7 +13,8 @@ import pytest
 
 from bench.images import MIB
 from bench.longline import ROUND_TRIP, LongLine, long_line
-from tests.support.pair import free_ports, until
+from tests.support.pair import until
+from tests.support.ports import free_ports
 
 HOST = "127.0.0.1"
 

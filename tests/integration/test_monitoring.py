@@ -16,7 +16,8 @@ from typing import Any, Self
 import pytest
 
 from tests.support.loops import MIB, loop_device, mounted
-from tests.support.pair import Pair, Process, busy_writer, free_ports, pair, until
+from tests.support.pair import Pair, Process, busy_writer, pair, until
+from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 

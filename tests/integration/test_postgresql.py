@@ -22,7 +22,8 @@ from typing import Self
 import pytest
 
 from tests.support.loops import MIB, loop_device, mounted, run
-from tests.support.pair import CommandFailed, free_ports, pair
+from tests.support.pair import CommandFailed, pair
+from tests.support.ports import free_ports
 
 pytestmark = [
     pytest.mark.slow,

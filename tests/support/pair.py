@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.admin.client import AdminClient
 from replicad.tracker import pin_directory
+from tests.support.ports import free_ports
 
 BIN = Path(sys.executable).parent
 PATIENCE = float(os.environ.get("REPLICAD_TEST_PATIENCE", "1"))
@@ -44,15 +45,6 @@ class CommandFailed(AssertionError):
         super().__init__(f"{' '.join(command)}: exit {code}: {error}")
         self.code = code
         self.error = error
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody uses now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def until(

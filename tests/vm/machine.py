@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.pair import free_ports
+from tests.support.ports import free_ports
 from tests.vm import images
 from tests.vm.images import MIB, PARTITION, Boot
 
