@@ -194,17 +194,24 @@ def a_write_that_takes_long(world: World) -> None:
             world.answer()
 
 
-def a_write_to_what_was_repaired(world: World) -> None:
-    """It has landed and not ended when it is looked whether the repair holds."""
-    world.damage(5)
+def repaired_and_written(world: World, *granules: int) -> None:
+    """These are damaged, found and sent; then a write lands on the first, and has not ended."""
+    for granule in granules:
+        world.damage(granule)
     for _ in range(2):
         world.start_look(99)
         world.answer()
-    world.map.mark(0, np.array([1 << 5], dtype=np.uint64), 0.0)
+    for granule in granules:
+        world.map.mark_range(granule, 1, 0.0)
     world.send()
     world.findings.begin_recheck(0.0)
-    world.queue(5, 1)
+    world.queue(granules[0], 1)
     world.land(world.writes[0])
+
+
+def a_write_to_what_was_repaired(world: World) -> None:
+    """It has landed and not ended when it is looked whether the repair holds."""
+    repaired_and_written(world, 5)
     world.start_look(99)
     world.answer()
     if world.calm:
@@ -219,16 +226,7 @@ def a_write_to_what_was_repaired(world: World) -> None:
 def another_write_between(world: World) -> None:
     """What a landing write made look as if the repair had failed is written again until the last
     look: it has been marked, and is no candidate any more."""
-    world.damage(5)
-    world.damage(100)
-    for _ in range(2):
-        world.start_look(99)
-        world.answer()
-    world.map.mark(0, np.array([1 << 5, 1 << 36], dtype=np.uint64), 0.0)
-    world.send()
-    world.findings.begin_recheck(0.0)
-    world.queue(5, 1)
-    world.land(world.writes[0])
+    repaired_and_written(world, 5, 100)
     world.start_look(1)
     world.answer()
     assert world.stage == "recheck", "one batch was all of it"

@@ -18,7 +18,7 @@ _turn = itertools.count(random.randrange(EACH))
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody uses now, and that this process gives out once only.
+    """Ports of 127.0.0.1 that nobody uses now; this process gives none out twice in a row.
 
     Raises AssertionError when there are no more.
     """

@@ -148,6 +148,36 @@ def test_a_write_that_lands_when_a_repair_is_looked_at_says_nothing(
     play(case)
 
 
+def test_a_checkpoint_in_between_does_not_make_a_repair_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It sends what was found once more, and whether that holds is looked at anew."""
+    ascertain = verify.Verifier._ascertain
+    order = VerifyOrder(request="v", repair=True)
+    world_now: list[World] = []
+
+    def asked(verifier: verify.Verifier, verification: Verification) -> None:
+        ascertain(verifier, verification)
+        (world,) = world_now
+        if 1 not in world.receiver.committed:
+            world.order("run", verify=order, checkpoint=CheckpointOrder(request="c"))
+
+    monkeypatch.setattr(verify.Verifier, "_ascertain", asked)
+
+    async def case(world: World) -> None:
+        world_now.append(world)
+        world.order("run")
+        await world.synced()
+        damage(world, 7)
+        world.receiver.written = lambda: damage(world, 7)
+        world.order("run", verify=order)
+        found = await verdict(world)
+        assert 1 in world.receiver.committed, "no checkpoint came in between"
+        assert (found.differing_bytes, found.repaired) == (GRANULE, False)
+
+    play(case)
+
+
 def test_a_repair_that_is_asked_for_later_joins() -> None:
     async def case(world: World) -> None:
         world.order("run")
